@@ -1,0 +1,1 @@
+"""What Hydra composes: recipes and the groups that they choose from."""

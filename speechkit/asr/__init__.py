@@ -1,0 +1,1 @@
+"""Recognition: audio to text."""

@@ -1,0 +1,140 @@
+"""The Conformer's layers chunk by chunk: projected keys and values of the left context are the state."""
+
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from speechkit.nn.attention import attention_bias
+from speechkit.nn.masks import check_context, context_mask
+from speechkit.streaming.state import Chunk, queue_pop, queue_push, where
+
+if TYPE_CHECKING:
+    from speechkit.asr.conformer import ConformerEncoder, ConformerLayer
+
+
+class LayerState(NamedTuple):
+    """What a layer keeps of the past."""
+
+    key: Tensor  # (batch, heads, left + held, head_dim)
+    value: Tensor  # (batch, heads, left + held, head_dim)
+    held: Tensor  # (batch, held, dim) residuals whose look-ahead has not come yet
+    conv_left: Tensor  # (batch, kernel - 1, dim)
+
+
+class ConformerState(NamedTuple):
+    """State of every layer and the steps that wait for their chunk."""
+
+    pending: Tensor  # (batch, chunk - 1, dim)
+    waiting: Tensor  # (batch,) int64 valid entries of `pending`
+    steps: Tensor  # (batch,) int64 steps taken
+    slots: Tensor  # (batch,) int64 places for steps, valid or not, that went through the layers
+    layers: tuple[LayerState, ...]
+
+
+class ConformerStream:
+    """The layers of a `ConformerEncoder` at one context, prepared for inference.
+
+    Equal to the encoder's masked forward pass at every context. NeMo caches the attention's inputs and projects them
+    anew for each chunk; here keys and values are cached, and the projected positions computed once.
+
+    With ``regular`` attention and a right context R, every layer holds back R steps, so outputs come ``R * layers``
+    steps late and a stream's end takes extra calls.
+    """
+
+    stride = 1
+
+    def __init__(self, encoder: "ConformerEncoder", context: tuple[int, int], chunks: int = 1) -> None:
+        check_context(context, encoder.style)
+        left, right = context
+        if left < 0 or right < 0:
+            raise ValueError(f"a stream's context must be limited, got {list(context)}: name left and right in steps")
+        self.encoder, self.context = encoder, context
+        self.left = left
+        self.held = right if encoder.style == "regular" else 0
+        self.chunk = self.first = (
+            chunks * (1 if self.held else right + 1) if encoder.style == "chunked_limited" else chunks
+        )
+        self.lookahead = self.held * len(encoder.layers)
+        self._positions: list[Tensor] = []
+
+    @property
+    def layers(self) -> "list[ConformerLayer]":
+        """The encoder's layers."""
+        return cast("list[ConformerLayer]", list(self.encoder.layers))
+
+    def init_state(self, batch: int) -> ConformerState:
+        """State of `batch` streams that have not begun."""
+        zeros = self.encoder.subsampling.out.weight.new_zeros
+        count = torch.zeros(batch, dtype=torch.int64, device=zeros(1).device)
+        layers = []
+        for layer in self.layers:
+            cache = (batch, layer.attention.heads, self.left + self.held, layer.attention.head_dim)
+            held = zeros(batch, self.held, self.encoder.dim)
+            layers.append(LayerState(zeros(cache), zeros(cache), held, layer.convolution.init_state(batch)))
+        pending = zeros(batch, self.chunk - 1, self.encoder.dim)
+        return ConformerState(pending, count, count.clone(), count.clone(), tuple(layers))
+
+    def step(self, x: Chunk, state: ConformerState) -> tuple[Chunk, ConformerState]:
+        """(batch, chunk, dim) subsampled features -> (batch, chunk, dim) encoder steps."""
+        queue = queue_push(state.pending, state.waiting, x)
+        waiting = state.waiting + x.lengths
+        taken = torch.where(x.last | (waiting >= self.chunk), waiting.clamp(max=self.chunk), 0)
+        active = (taken > 0) | x.last
+        steps, waiting = state.steps + taken, waiting - taken
+        y = queue_pop(queue, torch.zeros_like(taken), self.chunk) * self.encoder.scale
+        layers = []
+        masks = self._masks(state.slots, steps)
+        for i, (layer, old) in enumerate(zip(self.layers, state.layers, strict=True)):
+            if i and self.held:
+                masks = self._masks(state.slots - i * self.held, steps)
+            y, new = self._layer(layer, self.positions[i], y, masks, old)
+            layers.append(new)
+        pending = queue_pop(queue, taken, self.chunk - 1)
+        kept = where(active, tuple(layers), state.layers)
+        slots = state.slots + self.chunk * active
+        start = state.slots - self.lookahead
+        given = (steps.minimum(start + self.chunk) - start.clamp(min=0)).clamp(min=0) * active
+        y = queue_pop(y, (-start).clamp(0, self.chunk), self.chunk) if self.held else y
+        y = y * (torch.arange(self.chunk, device=y.device) < given[:, None])[..., None]
+        last = x.last & (waiting == 0) & (start + self.chunk >= steps)
+        return Chunk(y, given, last), ConformerState(pending, waiting, steps, slots, kept)
+
+    @property
+    def positions(self) -> list[Tensor]:
+        """Each layer's projected distances, from the first query's to the oldest key down to the newest key's."""
+        if not self._positions:
+            with torch.no_grad():
+                window = self.left + self.held + self.chunk
+                first, count = self.left + self.chunk - 1, window + self.chunk - 1
+                self._positions = [layer.attention.positions(first, count) for layer in self.layers]
+        return self._positions
+
+    def _masks(self, slots: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention bias of a layer whose newest inputs begin at `slots`, and the validity of its queries."""
+        offset = torch.arange(self.chunk, device=slots.device) - self.held
+        window = torch.arange(-self.left - self.held, self.chunk, device=slots.device)
+        query, key = slots[:, None] + offset, slots[:, None] + window
+        visible = context_mask(query, key, self.context, self.encoder.style)
+        visible = visible & ((key >= 0) & (key < steps[:, None]))[:, None, :]
+        valid = ((query >= 0) & (query < steps[:, None]))[..., None]
+        return attention_bias(visible, self.encoder.subsampling.out.weight.dtype), valid
+
+    def _layer(
+        self, layer: "ConformerLayer", positions: Tensor, x: Tensor, masks: tuple[Tensor, Tensor], state: LayerState
+    ) -> tuple[Tensor, LayerState]:
+        bias, valid = masks
+        x = layer.enter(x)
+        q, k, v = layer.attention.project(layer.norm_attention(x))
+        if self.held:
+            held = torch.cat([state.held, x], dim=1)
+            x, kept = held[:, : self.chunk], held[:, self.chunk :]
+            q = layer.attention.project(layer.norm_attention(x))[0]
+        else:
+            kept = state.held
+        k, v = torch.cat([state.key, k], dim=2), torch.cat([state.value, v], dim=2)
+        x = x + layer.attention.attend(q, k, v, positions, bias)
+        y, conv_left = layer.convolution.step(layer.norm_convolution(x), valid, state.conv_left)
+        cache = self.left + self.held
+        key, value = k[:, :, k.shape[2] - cache :], v[:, :, v.shape[2] - cache :]
+        return layer.leave(x + y), LayerState(key, value, kept, conv_left)

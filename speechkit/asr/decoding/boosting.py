@@ -1,0 +1,142 @@
+"""Phrase boosting: a trie with failure arcs pays tokens on the way to a phrase and takes back what breaks off."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechkit.errors import InputError
+from speechkit.text import WORD_START, Tokenizer, normalize
+
+
+class _Trie:
+    """Phrases token by token, and the failure arcs of Aho and Corasick (1975); node 0 is the root.
+
+    At a node `earned` of `paid` is safe, because phrases on the way there are whole. A phrase that ends at the node
+    itself (worth `whole`) is whole only if the next token starts a word.
+    """
+
+    def __init__(self, starts: list[bool]) -> None:
+        self.starts = starts  # whether each token of the vocabulary starts a word
+        self.children: list[dict[int, int]] = [{}]
+        self.gain = [0.0]  # of the token that leads to the node
+        self.paid, self.earned, self.whole = [0.0], [0.0], [0.0]
+        self.phrase = [False]  # a phrase ends here
+
+    def child(self, node: int, token: int, gain: float) -> int:
+        """The child by `token`, made where it is missing; of several gains the highest counts."""
+        if token not in self.children[node]:
+            self.children[node][token] = len(self.children)
+            self.children.append({})
+            self.gain.append(gain)
+            self.phrase.append(False)
+        child = self.children[node][token]
+        self.gain[child] = max(self.gain[child], gain)
+        return child
+
+    def link(self) -> np.ndarray:
+        """The next node of every token at every node, (nodes, vocab_size) int32, once all phrases are in."""
+        nodes = len(self.children)
+        following = np.zeros((nodes, len(self.starts)), np.int32)
+        self.paid, self.earned, self.whole = ([0.0] * nodes for _ in range(3))
+        fail, queue = [0] * nodes, deque([0])
+        while queue:
+            node = queue.popleft()
+            if node:
+                following[node] = following[fail[node]]
+                self.whole[node] = max(self.whole[fail[node]], self.paid[node] if self.phrase[node] else 0.0)
+            for token, child in self.children[node].items():
+                fail[child] = int(following[node, token]) if node else 0
+                following[node, token] = child
+                self.paid[child] = self.paid[node] + self.gain[child]
+                self.earned[child] = self.kept(node, self.starts[token])
+                queue.append(child)
+        return following
+
+    def kept(self, node: int, starts: bool) -> float:
+        """What stays of `paid` when the match goes no further, and the next token starts a word or does not."""
+        return max(self.earned[node], self.whole[node]) if starts else self.earned[node]
+
+
+class PhraseBooster(nn.Module):
+    """Raises the probability of phrases given as plain text, in greedy and in beam search.
+
+    Every token on the way to a phrase gains its weight in nats. A beam search takes back what was gained when the
+    phrase breaks off, or goes on inside a longer word ("art" in "artist"), so that only whole phrases keep it. Greedy
+    decoding cannot go back: there the gain only favours the next token of a phrase over others (`gain`, `following`).
+    A phrase that the tokenizer cannot write is an `InputError`, not a phrase without effect.
+
+    Args:
+        tokenizer: the model's.
+        phrases: texts, or pairs of text and the factor on `weight`; normalised where the tokenizer needs it.
+        weight: gain per token in nats, at least 0. Around 2 for pieces, less for characters.
+
+    Attributes:
+        following: (nodes, vocab_size) int32, the node after a token.
+        gain: (nodes,) what the token gains that leads to a node, in nats.
+        initial: the node before the first token.
+    """
+
+    following: Tensor
+    gain: Tensor
+
+    def __init__(self, tokenizer: Tokenizer, phrases: Sequence[str | tuple[str, float]], weight: float = 2.0) -> None:
+        super().__init__()
+        self.phrases = [(phrase, 1.0) if isinstance(phrase, str) else phrase for phrase in phrases]
+        lowest = min([weight, *(factor for _, factor in self.phrases)])
+        if lowest < 0:
+            raise InputError(f"the weights of boosted phrases should be at least 0, got {lowest:g}")
+        spaced = " " in tokenizer.pieces  # characters: words start after a token of their own
+        self._trie = _Trie([piece == " " if spaced else piece.startswith(WORD_START) for piece in tokenizer.pieces])
+        self.initial = self._trie.child(0, tokenizer.pieces.index(" "), 0.0) if spaced else 0
+        self._insert(tokenizer, weight)
+        self._following = self._trie.link()
+        self.register_buffer("following", torch.from_numpy(self._following), persistent=False)
+        self.register_buffer("gain", torch.tensor(self._trie.gain), persistent=False)
+
+    def _insert(self, tokenizer: Tokenizer, weight: float) -> None:
+        impossible = []
+        for phrase, factor in self.phrases:
+            tokens, node = _tokens(tokenizer, phrase), self.initial
+            if not tokens:
+                impossible.append(phrase)
+                continue
+            for token in tokens:
+                node = self._trie.child(node, token, weight * factor)
+            self._trie.phrase[node] = True
+        if impossible:
+            shown = ", ".join(repr(phrase) for phrase in impossible[:10])
+            raise InputError(
+                f"{len(impossible)} of {len(self.phrases)} phrases cannot be boosted, because the tokenizer has no "
+                f"pieces for all of their characters: {shown}; write them as they are spoken"
+            )
+
+    def start(self) -> int:
+        """Node before the first token."""
+        return self.initial
+
+    def score(self, state: int, token: int) -> tuple[float, int]:
+        """What the next token adds in nats, and the node after it."""
+        trie, node = self._trie, int(self._following[state, token])
+        if token in trie.children[state]:
+            return trie.gain[node], node
+        lost = trie.paid[state] - trie.kept(state, trie.starts[token])
+        return trie.paid[node] - trie.earned[node] - lost, node
+
+    def finish(self, state: int) -> float:
+        """Takes back what an unfinished phrase gained."""
+        return self._trie.kept(state, True) - self._trie.paid[state]
+
+
+def _tokens(tokenizer: Tokenizer, phrase: str) -> list[int]:
+    """Tokens of a phrase as it is written, else as the normaliser writes it; none where that fails too."""
+    for text in (" ".join(phrase.split()), normalize(phrase)):
+        try:
+            tokens = tokenizer.encode(text)
+        except InputError:
+            continue
+        if tokens:
+            return tokens
+    return []

@@ -1,0 +1,126 @@
+"""What training a recogniser needs around its task: tokenizer, checks of the corpus, scores, release."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from speechkit import hub
+from speechkit.asr.evaluation import Score, score
+from speechkit.asr.model import Recognizer
+from speechkit.asr.transcriber import Transcriber
+from speechkit.data.module import SpeechDataModule
+from speechkit.errors import InputError
+from speechkit.text import Tokenizer, load_tokenizer, normalize, steps_for_ctc, train_characters, train_sentencepiece
+
+
+class RecognitionJob:
+    """Prepares, scores and releases a recogniser for `speechkit.train`.
+
+    Args:
+        tokenizer: ``unigram``, ``bpe`` or ``characters``, or a folder that holds a tokenizer.
+        size: pieces, for ``unigram`` and ``bpe``.
+        step_ms: milliseconds of audio per encoder step.
+        ctc: whether the model has a CTC head, whose targets must fit into the steps.
+        max_misfits: part of the training utterances that may be too fast for their tokens; they are left out.
+        eval_utterances: at most so many utterances of a split are scored, null for all.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str = "unigram",
+        size: int | None = 1024,
+        step_ms: float = 80.0,
+        ctc: bool = True,
+        max_misfits: float = 0.01,
+        eval_utterances: int | None = None,
+    ) -> None:
+        self.kind, self.size, self.step_ms, self.ctc = tokenizer, size, step_ms, ctc
+        self.max_misfits, self.eval_utterances = max_misfits, eval_utterances
+        self.tokenizer: Tokenizer | None = None
+
+    def prepare(self, data: SpeechDataModule, out: Path) -> dict[str, Any]:
+        """Tokenizer from the training text, or the run's own where it goes on; returns what the config lacks."""
+        folder = out / "tokenizer"
+        if folder.is_dir():
+            tokenizer = load_tokenizer(folder)
+        elif Path(self.kind).is_dir():
+            tokenizer = load_tokenizer(Path(self.kind))
+        elif self.kind == "characters":
+            tokenizer = train_characters(data.texts(data.train), folder)
+        else:
+            tokenizer = train_sentencepiece(data.texts(data.train), folder, self.size or 1024, self.kind)
+        tokenizer.save(folder)
+        self.tokenizer = data.tokenizer = tokenizer
+        if self.ctc:
+            data.exclude(self.misfits(data, tokenizer))
+        return {"vocab_size": tokenizer.vocab_size}
+
+    def misfits(self, data: SpeechDataModule, tokenizer: Tokenizer) -> set[str]:
+        """Ids of training utterances that CTC cannot align: at the fastest speed they have too few steps."""
+        fastest = max(getattr(data.transform, "speeds", None) or (1.0,))
+        utterances, misfits, worst = data.utterances(data.train), set(), ("", 0, 0)
+        for utterance in utterances:
+            tokens = tokenizer.encode(utterance.text)
+            needed = steps_for_ctc(tokens)
+            steps = int(utterance.seconds / fastest * 1000 / self.step_ms)
+            if needed > steps:
+                misfits.add(utterance.id)
+                worst = max(worst, (utterance.id, needed, steps), key=lambda w: w[1] - w[2])
+        if len(misfits) > self.max_misfits * len(utterances):
+            raise InputError(
+                f"{len(misfits)} of {len(utterances)} training utterances have more tokens than the encoder has steps "
+                f"(worst: {worst[0]}, {worst[1]} tokens in {worst[2]} steps of {self.step_ms:g} ms), which CTC cannot "
+                "align: use larger pieces (job.tokenizer=unigram job.size=1024) or a transducer alone (model.ctc=null job.ctc=false)"
+            )
+        return misfits
+
+    def task_arguments(self) -> dict[str, Any]:
+        """What the task's constructor takes from here."""
+        return {"tokenizer": self.tokenizer}
+
+    def evaluate(self, model: Recognizer, data: SpeechDataModule, splits: Sequence[str]) -> list[Score]:
+        """Scores of every split, head and look-ahead, offline and streaming."""
+        assert self.tokenizer is not None
+        transcriber, scores = Transcriber(model, self.tokenizer), []
+        device = model.front.window.device
+        for split in splits:
+            utterances = data.utterances([split])[: self.eval_utterances]
+            waves = [torch.from_numpy(u.wave(transcriber.rate)).to(device) for u in utterances]
+            scores += score(transcriber, split, waves, [normalize(u.text) for u in utterances])
+        return scores
+
+    def release(self, folder: Path, config: dict[str, Any], model: Recognizer, scores: Sequence[Score]) -> None:
+        """Writes the release folder that `speechkit.load` reads."""
+        assert self.tokenizer is not None
+        rows = "\n".join(
+            f"| {s.split} | {s.decoder} | {s.mode} | {_latency(s)} "
+            f"| {100 * s.wer:.1f} | {100 * s.cer:.1f} | {s.words} |"
+            for s in scores
+        )
+        card = (
+            f"# {config['name']}\n\nTrained by `python -m speechkit.train recipe={config['name']}`.\n\n"
+            "| split | decoder | mode | latency ms | WER % | CER % | words |\n|---|---|---|---|---|---|---|\n"
+            + rows
+            + "\n"
+        )
+        hub.save(folder, config, model, self.tokenizer, card)
+
+    def table(self, scores: Sequence[Score]) -> Table:
+        """Scores for the terminal: a line for every split, decoder and look-ahead."""
+        table = Table(
+            "split", "words", "decoder", "latency ms", "WER % offline", "WER % streaming", title="Word error rates"
+        )
+        pairs: dict[tuple[object, ...], dict[str, float]] = {}
+        for s in scores:
+            pairs.setdefault((s.split, s.words, s.decoder, _latency(s)), {})[s.mode] = 100 * s.wer
+        for key, wers in pairs.items():
+            cells = (f"{wers[mode]:.2f}" if mode in wers else "-" for mode in ("offline", "streaming"))
+            table.add_row(*map(str, key), *cells)
+        return table
+
+
+def _latency(score: Score) -> str:
+    return "full" if score.latency_ms is None else f"{score.latency_ms:g}"

@@ -1,0 +1,103 @@
+"""A recogniser: front end, encoder and the heads it was built with."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from speechkit.asr.conformer import ConformerEncoder, Context
+from speechkit.asr.ctc import CtcHead, ctc_loss
+from speechkit.asr.joiner import Joiner
+from speechkit.asr.nemo_stream import NemoStreaming
+from speechkit.asr.predictor import Predictor
+from speechkit.asr.transducer import transducer_loss
+from speechkit.features import LogMel
+from speechkit.streaming.chain import Chain
+
+
+class Losses(NamedTuple):
+    """Each utterance's losses; zero for a head that is missing."""
+
+    ctc: Tensor  # (batch,)
+    transducer: Tensor  # (batch,)
+
+
+class Recognizer(nn.Module):
+    """Samples to encoder steps, with a CTC head, a transducer (predictor and joiner), or both."""
+
+    def __init__(
+        self,
+        front: LogMel,
+        encoder: ConformerEncoder,
+        ctc: CtcHead | None = None,
+        predictor: Predictor | None = None,
+        joiner: Joiner | None = None,
+    ) -> None:
+        super().__init__()
+        if (predictor is None) != (joiner is None):
+            raise ValueError("a transducer needs both a predictor and a joiner")
+        if ctc is None and predictor is None:
+            raise ValueError("a recogniser needs a CTC head, a transducer, or both")
+        self.front, self.encoder = front, encoder
+        self.ctc, self.predictor, self.joiner = ctc, predictor, joiner
+        self.compat: str | None = None  # "reference": streams run NeMo's arithmetic, inexact where R = 0
+
+    @property
+    def contexts(self) -> list[Context]:
+        """The attention contexts that the encoder was trained with."""
+        return self.encoder.contexts
+
+    @property
+    def step_ms(self) -> float:
+        """Milliseconds between encoder steps."""
+        return 1000 * self.front.hop * self.encoder.stride / self.front.sample_rate
+
+    @property
+    def blank(self) -> int:
+        """The blank's index, which is the vocabulary's size."""
+        head = self.ctc or self.predictor
+        assert head is not None
+        return head.blank
+
+    @property
+    def decoders(self) -> list[str]:
+        """The heads: ``rnnt``, ``ctc``."""
+        return [name for name, head in (("rnnt", self.joiner), ("ctc", self.ctc)) if head is not None]
+
+    def latency_ms(self, context: Context) -> float:
+        """Longest look-ahead of a context in milliseconds: right steps, over all layers where they add up."""
+        reach = len(self.encoder.layers) if self.encoder.style == "regular" else 1
+        return context[1] * self.step_ms * reach
+
+    def context_at(self, latency_ms: float) -> Context:
+        """The trained context of the longest look-ahead that is not over `latency_ms`."""
+        offers = {self.latency_ms(context): context for context in self.contexts if context[1] >= 0}
+        fitting = [latency for latency in offers if latency <= latency_ms]
+        if not fitting:
+            known = ", ".join(f"{latency:g}" for latency in sorted(offers)) or "none (full context)"
+            raise ValueError(f"no context of this model has a look-ahead of at most {latency_ms:g} ms; it has {known}")
+        return offers[max(fitting)]
+
+    def encode(self, wave: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
+        """(batch, samples) -> (batch, steps, dim) and the steps of each row, under the masks of a context."""
+        features, feature_lengths = self.front(wave, lengths)
+        return self.encoder(features, feature_lengths, context)  # type: ignore[no-any-return]
+
+    def streaming(self, context: Context) -> Chain:
+        """Samples (batch, time, 1) to encoder steps, chunk by chunk; equal to `encode` under the same context."""
+        if self.compat == "reference":
+            return Chain(self.front, NemoStreaming(self.encoder, context))
+        return Chain(self.front, self.encoder.at(context))
+
+    def losses(
+        self, encoder: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, fastemit: float = 0.0
+    ) -> Losses:
+        """Losses of encoder steps (batch, steps, dim) against targets (batch, tokens)."""
+        zero = encoder.new_zeros(len(encoder), dtype=torch.float)
+        ctc = transducer = zero
+        if self.ctc is not None:
+            ctc = ctc_loss(self.ctc(encoder), targets, lengths, target_lengths, self.blank)
+        if self.predictor is not None and self.joiner is not None:
+            predictor = self.predictor(targets)
+            transducer = transducer_loss(self.joiner, encoder, predictor, targets, lengths, target_lengths, fastemit)
+        return Losses(ctc, transducer)

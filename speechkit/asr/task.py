@@ -1,0 +1,139 @@
+"""Training of recognisers: the hybrid CTC/transducer objective under drawn look-aheads."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jiwer
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
+from speechkit.asr.model import Recognizer
+from speechkit.data.collate import Batch
+from speechkit.text import Tokenizer
+
+
+class RecognitionTask(LightningModule):
+    """Loss ``(1 - w) * transducer + w * ctc`` (either alone where the model has one head), means over utterances.
+
+    Args:
+        model: the recogniser.
+        tokenizer: text to token ids and back.
+        optimizer: takes the parameters.
+        scheduler: takes the optimizer; stepped after every optimizer step.
+        ctc_weight: w.
+        fastemit: weight of FastEmit in the transducer's loss.
+        spec_augment: masks features (batch, frames, n_mels) given their lengths, in training.
+        seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
+            an unbroken one would.
+    """
+
+    def __init__(
+        self,
+        model: Recognizer,
+        tokenizer: Tokenizer,
+        optimizer: Callable[[Any], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        ctc_weight: float = 0.3,
+        fastemit: float = 0.005,
+        spec_augment: nn.Module | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        heads = model.decoders
+        self.ctc_weight = ctc_weight if len(heads) == 2 else float(heads == ["ctc"])
+        self.fastemit, self.spec_augment, self.seed = fastemit, spec_augment, seed
+        self.edits = {name: [0, 0] for name in heads}
+        self._audio_seconds, self._clock = 0.0, time.monotonic()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds the step."""
+        step = self.seed * 1_000_003 + self.global_step * 7919 + batch_idx * 31 + self.global_rank
+        torch.manual_seed(step)
+        random.seed(step)
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(batch, steps, dim) and valid steps, with SpecAugment in training."""
+        features, lengths = self.model.front(batch.wave, batch.wave_lengths)
+        if self.training and self.spec_augment is not None:
+            features = self.spec_augment(features, lengths)
+        return self.model.encoder(features, lengths)  # type: ignore[no-any-return]
+
+    def _losses(self, batch: Batch, encoder: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        each = self.model.losses(encoder, lengths, batch.tokens, batch.token_lengths, self.fastemit)
+        ctc, transducer = each.ctc.mean(), each.transducer.mean()
+        losses = {"loss": (1 - self.ctc_weight) * transducer + self.ctc_weight * ctc}
+        if len(self.model.decoders) == 2:
+            losses |= {"ctc": ctc, "rnnt": transducer}
+        return losses
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The objective of one batch."""
+        losses = self._losses(batch, *self.encode(batch))
+        size = len(batch.wave)
+        for name, value in losses.items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=size)
+        self._audio_seconds += float(batch.wave_lengths.sum()) / self.model.front.sample_rate
+        return losses["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs throughput every `log_every_n_steps` batches."""
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            now = time.monotonic()
+            rate = self._audio_seconds / max(now - self._clock, 1e-6) * self.trainer.world_size
+            self.log("train/audio_hours_per_hour", rate, batch_size=len(batch.wave))
+            self._audio_seconds, self._clock = 0.0, now
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Loss, and word errors of every head under the first context."""
+        encoder, lengths = self.encode(batch)
+        losses = self._losses(batch, encoder, lengths)
+        self.log("val/loss", losses["loss"], batch_size=len(batch.wave), sync_dist=True, add_dataloader_idx=False)
+        for name in self.model.decoders:
+            texts = self.decode(name, encoder, lengths)
+            measured = jiwer.process_words(list(batch.texts), texts)
+            self.edits[name][0] += measured.substitutions + measured.deletions + measured.insertions
+            self.edits[name][1] += measured.substitutions + measured.deletions + measured.hits
+
+    def decode(self, head: str, encoder: Tensor, lengths: Tensor) -> list[str]:
+        """Greedy texts of encoder steps (batch, steps, dim)."""
+        model = self.model
+        greedy: CtcGreedy | RnntGreedy
+        if head == "ctc" and model.ctc is not None:
+            greedy = CtcGreedy(model.ctc)
+        else:
+            assert model.predictor is not None
+            assert model.joiner is not None
+            greedy = RnntGreedy(model.predictor, model.joiner)
+        emitted = greedy(encoder, lengths)
+        rows = zip(emitted.values[..., 0].long().tolist(), emitted.lengths.tolist(), strict=True)
+        return [self.tokenizer.decode(tokens[:count]) for tokens, count in rows]
+
+    def on_validation_epoch_end(self) -> None:
+        """Word error rate of each head; `val/wer` is the first head's."""
+        for i, (name, counts) in enumerate(self.edits.items()):
+            total = torch.tensor(counts, dtype=torch.float64, device=self.device)
+            if self.trainer.world_size > 1:
+                total = self.all_gather(total).sum(0)  # type: ignore[union-attr]
+            rate = (total[0] / total[1].clamp(min=1)).float()
+            self.log(f"val/wer_{name}", rate, rank_zero_only=False)
+            if i == 0:
+                self.log("val/wer", rate, prog_bar=True)
+            counts[:] = [0, 0]
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer over everything that is trained, and its scheduler, stepped every step."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }

@@ -1,0 +1,144 @@
+"""The transducer loss with FastEmit, in memory that does not grow with the whole lattice times the vocabulary."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from speechkit.asr.joiner import Joiner
+
+MAX_LOGITS = 1 << 27  # logits that one piece of the joint may hold: 512 MB in fp32
+
+
+def transducer_loss(
+    joiner: Joiner,
+    encoder: Tensor,
+    predictor: Tensor,
+    targets: Tensor,
+    lengths: Tensor,
+    target_lengths: Tensor,
+    fastemit: float = 0.0,
+    max_logits: int = MAX_LOGITS,
+) -> Tensor:
+    """Loss of each utterance (Graves 2012, equation 17; FastEmit: Yu et al. 2021, equation 9).
+
+    The joint runs over slices of time and is recomputed in the backward pass where there is more than one slice; only
+    the log-probabilities of blank and of the next label are kept of it.
+
+    Args:
+        joiner: the joint network.
+        encoder: (batch, steps, encoder_dim).
+        predictor: (batch, tokens + 1, predictor_dim).
+        targets: (batch, tokens) int64, any value behind a row's end.
+        lengths: (batch,) valid steps.
+        target_lengths: (batch,) tokens.
+        fastemit: weight of FastEmit; the value is the plain loss times ``1 + fastemit``.
+        max_logits: numbers that one slice of the joint may hold.
+
+    Returns:
+        (batch,) float32 (float64 for float64 input) losses; zero where a row has no steps.
+    """
+    enc, pred = joiner.project_encoder(encoder), joiner.project_predictor(predictor)
+    batch, steps, _ = enc.shape
+    cells = batch * pred.shape[1] * joiner.out.out_features
+    size = max(1, min(steps, max_logits // max(cells, 1)))
+    blanks, labels = [], []
+    for piece in enc.split(size, dim=1):
+        if size < steps and torch.is_grad_enabled():
+            blank, label = checkpoint(_scores, joiner, piece, pred, targets, use_reentrant=False)
+        else:
+            blank, label = _scores(joiner, piece, pred, targets)
+        blanks.append(blank)
+        labels.append(label)
+    return lattice_loss(torch.cat(blanks, 1), torch.cat(labels, 1), lengths, target_lengths, fastemit)
+
+
+def _scores(joiner: Joiner, encoder: Tensor, predictor: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of blank (batch, steps, tokens + 1) and of the next label (batch, steps, tokens)."""
+    logits = joiner.join(encoder[:, :, None], predictor[:, None])
+    return label_scores(logits if logits.dtype == torch.double else logits.float(), targets)
+
+
+def label_scores(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(batch, steps, tokens + 1, vocab + 1) logits -> what the lattice needs of their log-softmax."""
+    total = logits.logsumexp(-1)
+    index = targets.clamp(0, logits.shape[-1] - 1)[:, None, :, None].expand(-1, logits.shape[1], -1, -1)
+    label = logits[:, :, :-1].gather(-1, index)[..., 0] - total[:, :, :-1]
+    return logits[..., -1] - total, label
+
+
+def lattice_loss(
+    blank: Tensor, label: Tensor, lengths: Tensor, target_lengths: Tensor, fastemit: float = 0.0
+) -> Tensor:
+    """Loss from log-probabilities of blank (batch, steps, tokens + 1) and label (batch, steps, tokens): (batch,)."""
+    return _Lattice.apply(blank, label, lengths, target_lengths, fastemit)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class _Lattice(torch.autograd.Function):
+    """Forward-backward over the lattice in double precision; the gradient is the arcs' posterior."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, blank: Tensor, label: Tensor, lengths: Tensor, target_lengths: Tensor, fastemit: float
+    ) -> Tensor:
+        inside = (torch.arange(label.shape[2], device=label.device) < target_lengths[:, None])[:, None]
+        arcs = torch.where(inside, label.double(), 0.0)
+        stay = blank.double()
+        beta = _backward_scores(stay, arcs, lengths, target_lengths)
+        total = beta[:, 0].gather(1, torch.zeros_like(target_lengths)[:, None])[:, 0]
+        total = torch.where(lengths > 0, total, 0.0)
+        if blank.requires_grad or label.requires_grad:
+            alpha = _forward_scores(stay, arcs)
+            after = _after_blank(beta, lengths, target_lengths)
+            base = alpha - total[:, None, None]
+            steps = torch.arange(blank.shape[1], device=blank.device) < lengths[:, None]
+            ctx.save_for_backward(
+                torch.where(steps[..., None], -(base + stay + after).exp(), 0.0).to(blank.dtype),
+                torch.where(
+                    steps[..., None] & inside, -(1 + fastemit) * (base[..., :-1] + arcs + beta[..., 1:]).exp(), 0.0
+                ).to(label.dtype),
+            )
+        return (-(1 + fastemit) * total).to(blank.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        blank, label = ctx.saved_tensors
+        scale = grads[0][:, None, None]
+        return blank * scale, label * scale, None, None, None
+
+
+def _forward_scores(blank: Tensor, label: Tensor) -> Tensor:
+    """alpha (batch, steps, tokens + 1): log-probability of reaching a cell."""
+    # Within a step, alpha[u] sums over where the step was entered, v <= u, times the labels v..u: a cumulative sum.
+    offset = F.pad(label.cumsum(-1), (1, 0))
+    alpha = [offset[:, 0]]
+    for t in range(1, blank.shape[1]):
+        alpha.append((alpha[-1] + blank[:, t - 1] - offset[:, t]).logcumsumexp(-1) + offset[:, t])
+    return torch.stack(alpha, 1)
+
+
+def _backward_scores(blank: Tensor, label: Tensor, lengths: Tensor, target_lengths: Tensor) -> Tensor:
+    """beta (batch, steps, tokens + 1): log-probability of the end from a cell."""
+    offset = F.pad(label.flip(-1).cumsum(-1).flip(-1), (0, 1))
+    end = _end(blank.shape[2], target_lengths)
+    ahead, beta = end, []
+    for t in range(blank.shape[1] - 1, -1, -1):
+        ahead = torch.where((lengths == t + 1)[:, None], end, ahead)
+        ahead = (ahead + blank[:, t] - offset[:, t]).flip(-1).logcumsumexp(-1).flip(-1) + offset[:, t]
+        beta.append(ahead)
+    return torch.stack(beta[::-1], 1)
+
+
+def _after_blank(beta: Tensor, lengths: Tensor, target_lengths: Tensor) -> Tensor:
+    """beta of the cell that a blank leads to: (batch, steps, tokens + 1)."""
+    ahead = F.pad(beta[:, 1:], (0, 0, 0, 1), value=-torch.inf)
+    final = torch.arange(beta.shape[1], device=beta.device) == (lengths - 1)[:, None]
+    return torch.where(final[..., None], _end(beta.shape[2], target_lengths)[:, None], ahead)
+
+
+def _end(cells: int, target_lengths: Tensor) -> Tensor:
+    """(batch, cells): zero at each row's last token, minus infinity elsewhere."""
+    at_end = torch.arange(cells, device=target_lengths.device) == target_lengths[:, None]
+    return torch.where(at_end, 0.0, -torch.inf).double()

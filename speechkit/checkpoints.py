@@ -1,0 +1,106 @@
+"""Checkpoints of a training run: where they lie, how they survive, and their average."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from speechkit.errors import InputError
+
+
+class SaveOnInterrupt(Callback):
+    """Ctrl-C writes the last checkpoint, from which `resume` goes on."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves where the exception is an interruption, not an error."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0:
+            trainer.save_checkpoint(_folder(trainer) / "last.ckpt")
+
+
+def _folder(trainer: Trainer) -> Path:
+    callback = trainer.checkpoint_callback
+    return Path(getattr(callback, "dirpath", None) or trainer.default_root_dir)
+
+
+def writable(folder: Path) -> Path:
+    """Creates the folder of a run.
+
+    Raises:
+        InputError: it cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
+    return folder
+
+
+@contextmanager
+def first_rank_first(out: Path) -> Iterator[None]:
+    """Lets the first process prepare a run's data while the others, under torchrun or SLURM, wait for it."""
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
+    launch = os.environ.get("MASTER_PORT") or os.environ.get("SLURM_JOB_ID") or "alone"
+    ready = out / f".ready-{launch}"
+    if rank == 0:
+        ready.unlink(missing_ok=True)
+        yield
+        ready.touch()
+        return
+    while not ready.exists():
+        time.sleep(0.2)
+    yield
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint of a run, None where it has none; a run that has not begun is begun anew."""
+    found = sorted((out / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The task's weights in a checkpoint.
+
+    Raises:
+        InputError: the file is no checkpoint, or is damaged.
+    """
+    try:
+        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:
+        raise InputError(f"{path} is not a checkpoint that can be read: {str(error).splitlines()[0]}") from None
+    return state
+
+
+def averaged(trainer: Trainer, task: LightningModule, data: LightningDataModule) -> float | None:
+    """Loads the average of the best checkpoints into the task, or the best one where that scores better.
+
+    Returns the validation score that was kept, None where there was no monitored checkpoint.
+    """
+    callbacks = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+    if not callbacks or not callbacks[0].best_k_models:
+        return None
+    best = callbacks[0]
+    scores: dict[str, Any] = best.best_k_models
+    paths = sorted(scores, key=lambda path: float(scores[path]))
+    states = [weights(Path(path)) for path in paths]
+    if len(states) == 1:
+        task.load_state_dict(states[0])
+        return float(scores[paths[0]])
+    mean = {
+        key: torch.stack([state[key] for state in states]).mean(0) if value.is_floating_point() else value
+        for key, value in states[0].items()
+    }
+    task.load_state_dict(mean)
+    measured = trainer.validate(task, datamodule=data, verbose=False)[0][str(best.monitor)]
+    if measured > float(scores[paths[0]]):
+        task.load_state_dict(states[0])
+        return float(scores[paths[0]])
+    return float(measured)

@@ -1,0 +1,127 @@
+"""Hydra configuration shared by the entry points: helpful refusals, and what the embedded corpus changes."""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from speechkit.errors import InputError
+
+
+def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Like `hydra.main`, with one readable sentence and exit code 2 for bad input, and 130 for Ctrl-C."""
+
+    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        def guarded(config: DictConfig) -> None:
+            try:
+                function(config)
+            except InputError as error:
+                raise SystemExit(_said(error)) from None
+
+        def main() -> None:
+            if not {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"} & set(sys.argv[1:]):
+                try:
+                    check(name, [word for word in sys.argv[1:] if "=" in word or word.startswith("~")])
+                except InputError as error:
+                    raise SystemExit(_said(error)) from None
+            hydra.main(version_base="1.3", config_path="pkg://speechkit.conf", config_name=name)(guarded)()
+
+        return main
+
+    return decorate
+
+
+def _said(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def check(name: str, overrides: list[str]) -> None:
+    """Composes once to refuse what does not exist, naming what comes close.
+
+    Raises:
+        InputError: an unknown recipe, option or value.
+    """
+    single = [word for word in overrides if not word.startswith("hydra/") and "," not in word]
+    try:
+        with hydra.initialize_config_module("speechkit.conf", version_base="1.3"):
+            hydra.compose(name, single)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain(name, str(error), single)) from None
+
+
+def _explain(name: str, message: str, overrides: list[str]) -> str:
+    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", message)
+    if missing:
+        group, choice = missing.groups()
+        return f"there is no {group} {choice!r}{_near(choice, options(group))}; there are: {', '.join(options(group))}"
+    unknown = re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", message)
+    if unknown:
+        key = next(part for part in unknown.groups() if part)
+        full = next((word.split("=")[0].lstrip("+~") for word in overrides if key.split(".")[-1] in word), key)
+        return f"there is no option {full!r}{_near(full, _keys(name, overrides))}"
+    if "recipe" in message and ("mandatory" in message or "must specify" in message.lower()):
+        return f"name a recipe: recipe=NAME with one of {', '.join(options('recipe'))}"
+    return message.strip().splitlines()[0]
+
+
+def _near(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f" (did you mean {', '.join(close)}?)" if close else ""
+
+
+def options(group: str) -> list[str]:
+    """The choices of a config group."""
+    from importlib.resources import files
+
+    folder = files("speechkit.conf").joinpath(*group.split("/"))
+    return (
+        sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+        if folder.is_dir()
+        else []
+    )
+
+
+def _keys(name: str, overrides: list[str]) -> list[str]:
+    """Dotted names of every option."""
+    recipe = [word for word in overrides if word.startswith("recipe=")]
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, dict):
+            return [prefix]
+        return [prefix] * bool(prefix) + [
+            key for k, v in node.items() for key in walk(v, f"{prefix}.{k}" if prefix else str(k))
+        ]
+
+    try:
+        with hydra.initialize_config_module("speechkit.conf", version_base="1.3"):
+            return walk(OmegaConf.to_container(hydra.compose(name, recipe)), "")
+    except (HydraException, OmegaConfBaseException):
+        return []
+
+
+def with_mini(config: DictConfig) -> tuple[DictConfig, list[str]]:
+    """Where no corpus is given: the recipe's `mini` block over the config, under the command line's own words.
+
+    Returns the config and the lines that say what changed.
+    """
+    if config.data.root is not None or not config.get("mini"):
+        return config, []
+    words = [word.lstrip("+") for word in HydraConfig.get().overrides.task if not word.startswith("~")]
+    own = OmegaConf.from_dotlist(
+        [word for word in words if "/" not in word.split("=")[0] and not word.startswith("recipe=")]
+    )
+    OmegaConf.set_struct(config, False)
+    groups = {key for key in own if isinstance(config.get(key), DictConfig) and not isinstance(own[key], DictConfig)}
+    own = OmegaConf.masked_copy(own, [key for key in own if key not in groups])
+    merged = OmegaConf.merge(config, config.mini, own)
+    assert isinstance(merged, DictConfig)
+    changes = OmegaConf.to_yaml(config.mini).strip().splitlines()
+    return merged, ["no data.root given: using the embedded corpus; the recipe's mini block applies:", *changes]

@@ -1,0 +1,1 @@
+"""Corpora: manifests, batches by duration, augmentation and the embedded corpus."""

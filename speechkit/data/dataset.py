@@ -1,0 +1,101 @@
+"""Utterances as a map-style dataset whose items depend on (seed, epoch, index) alone."""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from speechkit.data.collate import Bad, Item
+from speechkit.data.utterance import Utterance
+from speechkit.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Key = tuple[int, int]  # epoch, index: the epoch travels with the index, for a worker outlives epochs
+Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+_SUBSTITUTES = 20
+
+
+class SpeechDataset(Dataset[Item | Bad]):
+    """Loads, augments and tokenises.
+
+    Args:
+        utterances: what there is.
+        rate: sample rate of the waves, Hz.
+        encode: text -> token ids; None gives no tokens.
+        transform: (wave (samples,), generator) -> wave. The generator is seeded by (seed, epoch, index), so that
+            neither the number of workers nor a resumed run changes what it draws.
+        seed: of the transform.
+        substitute: a batch of which nothing can be loaded is filled with another utterance instead of being empty
+            (in training a batch that vanishes would shift all later ones).
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        rate: int = 16_000,
+        encode: Callable[[str], list[int]] | None = None,
+        transform: Transform | None = None,
+        seed: int = 0,
+        substitute: bool = False,
+    ) -> None:
+        self.utterances, self.rate, self.encode, self.transform = list(utterances), rate, encode, transform
+        self.seed, self.substitute = seed, substitute
+        self._cache: np.ndarray | None = None  # (all samples,) int16
+        self._borders: list[tuple[int, int]] = []
+        self._reasons: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, key: Key) -> Item | Bad:
+        """Never raises for what is wrong with a file or a text: that comes back as `Bad`."""
+        epoch, index = key
+        utterance = self.utterances[index]
+        try:
+            wave = self._wave(index)
+            if self.transform is not None:
+                wave = self.transform(wave, np.random.default_rng((self.seed, epoch, index)))
+            tokens = self.encode(utterance.text) if self.encode is not None else []
+        except InputError as error:
+            return Bad(utterance.id, str(error))
+        return Item(wave, tokens, utterance.id, utterance.text)
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Item | Bad]:
+        """What a loader calls: the items of one batch."""
+        items = [self[key] for key in keys]
+        if self.substitute and all(isinstance(item, Bad) for item in items):
+            epoch, index = keys[-1]
+            for step in range(1, _SUBSTITUTES + 1):
+                items.append(self[epoch, (index + step) % len(self)])
+                if isinstance(items[-1], Item):
+                    break
+        return items
+
+    def preload(self, threads: int = 4) -> None:
+        """Decode everything once into memory (16 bits a sample), which workers that are forked later share."""
+        with ThreadPoolExecutor(threads) as pool:
+            waves = list(pool.map(self._decoded, range(len(self))))
+        ends = np.cumsum([len(wave) for wave in waves]).tolist()
+        self._borders = list(zip([0, *ends[:-1]], ends, strict=True))
+        self._cache = np.concatenate([np.zeros(0, np.int16), *waves])
+        log.info("cached %.2f h of audio in %.0f MB", len(self._cache) / self.rate / 3600, self._cache.nbytes / 1e6)
+
+    def _decoded(self, index: int) -> np.ndarray:
+        try:
+            wave = self.utterances[index].wave(self.rate)
+        except InputError as error:
+            self._reasons[index] = str(error)
+            return np.zeros(0, np.int16)
+        return np.clip(np.round(wave * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+
+    def _wave(self, index: int) -> np.ndarray:
+        if self._cache is None:
+            return self.utterances[index].wave(self.rate)
+        if index in self._reasons:
+            raise InputError(self._reasons[index])
+        begin, end = self._borders[index]
+        return self._cache[begin:end].astype(np.float32) / 2**15

@@ -1,0 +1,126 @@
+"""One recorded sentence, and the check that it can be used before anything is trained on it."""
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from speechkit import audio
+from speechkit.errors import InputError
+from speechkit.text import normalize
+
+log = logging.getLogger(__name__)
+
+FEW_BAD = 3  # unusable utterances that even a tiny corpus may have
+MAX_BAD = 0.01  # of a larger one
+_THREADS = 16  # headers are read in parallel for network file systems, where each waits
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Utterance:
+    """Audio and what is said in it."""
+
+    id: str
+    path: str  # audio file
+    text: str
+    seconds: float  # of the utterance, which is the whole file unless `start` is given
+    rate: int  # sample rate of the file, Hz
+    speaker: str | None = None
+    split: str | None = None
+    start: float | None = None  # seconds into the file; None: the whole file is the utterance
+
+    def wave(self, rate: int) -> np.ndarray:
+        """The audio -> (samples,) float32 at `rate`; `InputError` where `audio.read` raises it."""
+        if self.start is None:
+            return audio.read(self.path, rate)
+        return audio.read(self.path, rate, start=self.start, seconds=self.seconds)
+
+
+class Report(NamedTuple):
+    """What a check let through, and one sentence for each utterance that it did not."""
+
+    good: list[Utterance]
+    bad: list[str]
+
+    def within(self, max_bad: float, what: str) -> list[Utterance]:
+        """The good ones; each bad one is a warning.
+
+        Raises:
+            InputError: more than a fraction `max_bad` are bad (3 always may be), or nothing is left.
+        """
+        for sentence in self.bad[:20]:
+            log.warning("skipped: %s", sentence)
+        if len(self.bad) > 20:
+            log.warning("skipped: %d more utterances of %s", len(self.bad) - 20, what)
+        total = len(self.good) + len(self.bad)
+        if len(self.bad) > max(FEW_BAD, max_bad * total):
+            raise InputError(
+                f"{len(self.bad)} of {total} utterances of {what} cannot be used, more than the limit of "
+                f"{max(FEW_BAD, int(max_bad * total))}; the first: {self.bad[0]}"
+            )
+        if not self.good:
+            raise InputError(f"{what} has no utterance that can be used" + (f": {self.bad[0]}" if self.bad else "."))
+        return self.good
+
+
+def probed(candidates: Sequence[Utterance]) -> Report:
+    """Sees that the files are there and reads the headers of those whose seconds or rate are not known (0)."""
+    return _sorted(candidates, _probe)
+
+
+def normalized(utterances: Sequence[Utterance]) -> Report:
+    """Texts as recognition is trained on them (`text.normalize`); a text that this would empty or maim is bad.
+
+    Punctuation goes silently; a letter or digit that the English alphabet cannot spell does not.
+    """
+    lost = _lost_characters(utterance.text for utterance in utterances)
+
+    def clean(utterance: Utterance) -> Utterance | str:
+        unknown = sorted(lost.intersection(utterance.text))
+        text = normalize(utterance.text)
+        if unknown:
+            return f"the text of {utterance.id} has unknown characters: {' '.join(unknown[:10])} ({utterance.path})"
+        return (
+            dataclasses.replace(utterance, text=text)
+            if text
+            else f"the text of {utterance.id} is empty ({utterance.path})"
+        )
+
+    return _sorted(utterances, clean)
+
+
+def _lost_characters(texts: Iterable[str]) -> set[str]:
+    """Letters and digits without a spelling in a to z."""
+    seen: set[str] = set()
+    for text in texts:
+        seen.update(text)
+    return {c for c in seen if c.isalnum() and not re.fullmatch("[a-z]+", normalize(c))}
+
+
+def _probe(candidate: Utterance) -> Utterance | str:
+    try:
+        if candidate.seconds > 0 and candidate.rate > 0:
+            size = os.stat(candidate.path).st_size  # noqa: PTH116 - a hundred thousand files
+            return candidate if size else f"{candidate.path} is empty (0 bytes)."
+        found = audio.info(candidate.path)
+        if found.frames == 0:
+            return f"{candidate.path} holds no samples."
+        seconds = candidate.seconds or found.seconds - (candidate.start or 0.0)
+        return dataclasses.replace(candidate, seconds=seconds, rate=found.rate)
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return f"Cannot read {candidate.path}: {error.strerror or error}."
+
+
+def _sorted(candidates: Sequence[Utterance], check: Callable[[Utterance], Utterance | str]) -> Report:
+    report = Report([], [])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for result in pool.map(check, candidates, chunksize=64):
+            report.bad.append(result) if isinstance(result, str) else report.good.append(result)
+    return report

@@ -1,0 +1,221 @@
+"""Models in and out: release folders, the Hugging Face hub, and the files that others published."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor, nn
+
+from speechkit import __version__
+from speechkit.errors import InputError
+from speechkit.importers import nemo
+from speechkit.release import API, Release, assemble
+from speechkit.text import CHARACTERS_FILE, PIECES_FILE, Tokenizer, load_tokenizer
+
+CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
+TOKENIZERS = (PIECES_FILE, CHARACTERS_FILE)
+FORMAT = 1
+FETCHED = [CONFIG, WEIGHTS, CARD, *TOKENIZERS, "*.nemo"]  # what a model on the hub may consist of
+LARGEST_HALF = torch.finfo(torch.float16).max
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    compat: str | None = None,
+    length_rule: str | None = None,
+) -> Any:
+    """A model ready for use, for recognition a `Transcriber`.
+
+    Args:
+        path: a release folder, a file of others (NeMo's `.nemo`), or a hub id such as ``org/name``.
+        device: where it runs.
+        compat: ``reference`` streams with the reference implementation's arithmetic, its inexactness included.
+        length_rule: how frames are counted, ``floor`` or ``floor+1``; without it, as the model was trained.
+
+    Raises:
+        InputError: what is there cannot be used; the sentence says why.
+    """
+    if compat not in (None, "reference"):
+        raise InputError(f"compat must be 'reference' or nothing, got {compat!r}")
+    release = read(path, length_rule)
+    api = assemble(release, device)
+    if compat is not None:
+        if not hasattr(api.model, "compat"):
+            raise InputError(f"{release.source} has no other arithmetic to be compatible with")
+        api.model.compat = compat
+    return api
+
+
+def read(path: str | Path, length_rule: str | None = None) -> Release:
+    """What a path or hub id holds, not built yet; see `load`."""
+    if length_rule not in (None, "floor", "floor+1"):
+        raise InputError(f"length_rule must be 'floor' or 'floor+1', got {length_rule!r}")
+    found = Path(path).expanduser()
+    if not found.exists():
+        found = pull(str(path))
+    if found.is_file() and found.name in (CONFIG, WEIGHTS) and (found.parent / CONFIG).is_file():
+        found = found.parent
+    try:
+        return _read_folder(found, length_rule) if found.is_dir() else _read_file(found, length_rule)
+    except OSError as error:
+        raise InputError(f"{found} cannot be read: {error.strerror or error}") from error
+
+
+def _read_folder(folder: Path, length_rule: str | None) -> Release:
+    if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+        return _read_release(folder, length_rule)
+    published = sorted(folder.glob("*.nemo"))
+    if len(published) == 1:
+        return nemo.read(published[0], length_rule)
+    here = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+    raise InputError(f"{folder} is no model: it needs {CONFIG} and {WEIGHTS}, or one .nemo file; it holds {here}")
+
+
+def _read_file(path: Path, length_rule: str | None) -> Release:
+    if nemo.is_nemo(path):
+        return nemo.read(path, length_rule)
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] in (b"PK", b"\x80\x02"):
+        raise InputError(f"{path} is a PyTorch checkpoint, which says nothing of its model: give the release folder")
+    raise InputError(f"{path} is no model that speechkit knows: give a release folder, a .nemo file or a hub id")
+
+
+def _read_release(folder: Path, length_rule: str | None) -> Release:
+    source = str(folder)
+    config = nemo.parse_yaml((folder / CONFIG).read_bytes(), str(folder / CONFIG))
+    version = config.get("format", FORMAT)
+    if version != FORMAT:
+        raise InputError(f"{source} has format {version!r}, this version of speechkit ({__version__}) reads {FORMAT}")
+    if length_rule is not None:
+        front = config.get("model", {}).get("front")
+        if not isinstance(front, dict):
+            raise InputError(f"{source} has no front end that counts frames: length_rule means nothing to it")
+        front["length_rule"] = length_rule
+    try:
+        tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS} is no complete safetensors file ({error})") from error
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
+    return Release(source, config, tensors, load_tokenizer(folder) if has_tokenizer else None)
+
+
+def save(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    model: nn.Module,
+    tokenizer: Tokenizer | None,
+    card: str,
+    half: bool = False,
+) -> Path:
+    """Writes a release folder: all of it or, where something fails, nothing; an earlier release there then survives.
+
+    Args:
+        folder: where; other files that lie in it stay.
+        config: resolved; ``model`` rebuilds the model, ``api`` is the class that `load` returns around it.
+        model: the network; single precision is kept unless `half`.
+        tokenizer: of the model, or None.
+        card: the model card, Markdown.
+        half: stores half precision, at half the size.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder).expanduser().absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from error
+    try:
+        written = {"format": FORMAT, "speechkit": __version__, "api": API, **config}
+        text = yaml.dump(written, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=120)
+        (fresh / CONFIG).write_text(text, encoding="utf-8")
+        if tokenizer is not None:
+            tokenizer.save(fresh)
+        (fresh / CARD).write_text(card, encoding="utf-8")
+        _write_tensors(fresh / WEIGHTS, model, half)
+        fresh.chmod(0o755)
+        _replace(folder, fresh)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """YAML without anchors: a list that is used twice is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _write_tensors(path: Path, model: nn.Module, half: bool) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        value = tensor.detach().cpu()
+        if half and value.is_floating_point():
+            if value.numel() and value.abs().max() > LARGEST_HALF:
+                raise InputError(f"{name} does not fit into half precision: save without half=True")
+            value = value.half()
+        tensors[name] = value.contiguous()
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt", "speechkit": __version__})
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _replace(folder: Path, fresh: Path) -> None:
+    """Puts `fresh` in the place of `folder`, which keeps its other files."""
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    old = fresh.with_name(fresh.name + ".old")
+    folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    for entry in old.iterdir():
+        if not (folder / entry.name).exists() and entry.name not in TOKENIZERS:
+            entry.rename(folder / entry.name)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def pull(repo_id: str) -> Path:
+    """Fetches a model from the Hugging Face hub (or finds it in the cache): the folder."""
+    if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", repo_id):
+        raise InputError(f"{repo_id} is no file or folder here, and no hub id (org/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=FETCHED))
+    except Exception as error:  # the hub's client raises its own errors, httpx's, requests' and OSError
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"{repo_id} is no file or folder here, and the hub did not give it: {reason}") from error
+
+
+def push(folder: str | Path, repo_id: str, private: bool = False) -> str:
+    """Publishes a release folder on the Hugging Face hub; the address. You must be logged in there."""
+    folder = Path(folder).expanduser()
+    assemble(_read_folder(folder, None))  # what cannot be loaded is not published
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        hub.create_repo(repo_id, private=private, exist_ok=True)
+        return str(hub.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=FETCHED))
+    except Exception as error:  # as above
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"{folder} could not be published as {repo_id}: {reason}") from error

@@ -1,0 +1,71 @@
+"""Multi-head attention with relative positions (Transformer-XL), whole or over a cache of keys and values."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MASKED = -10000.0  # finite, so that a row with nothing to see stays finite; exp underflows to zero
+
+
+def relative_positions(first: int, count: int, dim: int, like: Tensor) -> Tensor:
+    """Sinusoids of the distances first, first - 1, ...: (count, dim), sine on even and cosine on odd channels."""
+    distance = torch.arange(first, first - count, -1, device=like.device, dtype=torch.float64)
+    rate = torch.exp(torch.arange(0, dim, 2, device=like.device, dtype=torch.float64) * (-math.log(10000.0) / dim))
+    angle = distance[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).to(like.dtype)
+
+
+def relative_shift(scores: Tensor, keys: int) -> Tensor:
+    """(..., queries, queries + keys - 1) by falling distance -> (..., queries, keys) (Dai et al. 2019, appendix B)."""
+    *batch, queries, distances = scores.shape
+    scores = F.pad(scores, (1, 0)).reshape(*batch, distances + 1, queries)
+    return scores[..., 1:, :].reshape(*batch, queries, distances)[..., :keys]
+
+
+class RelativeAttention(nn.Module):
+    """Scores ``((q + u) k + (q + v) p) / sqrt(d)`` with learned biases u, v and projected sinusoids p."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, bias: bool = True) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}")
+        self.heads, self.head_dim, self.dropout = heads, dim // heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
+        self.position = nn.Linear(dim, dim, bias=False)
+        self.content_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
+        self.position_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, time, dim) -> query, key, value, each (batch, heads, time, head_dim)."""
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def positions(self, first: int, count: int) -> Tensor:
+        """Projected sinusoids of the distances first, first - 1, ...: (heads, head_dim, count)."""
+        weight = self.position.weight
+        sinusoids = relative_positions(first, count, weight.shape[1], weight)
+        return self.position(sinusoids).view(count, self.heads, self.head_dim).permute(1, 2, 0)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
+        """Queries over keys; `bias` (batch, 1, queries, keys) is 0 where a query may look and MASKED elsewhere."""
+        scale = 1 / math.sqrt(self.head_dim)
+        content = q + self.content_bias[:, None]
+        by_position = (q + self.position_bias[:, None]) @ positions
+        bias = relative_shift(by_position, k.shape[2]) * scale + bias
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(content, k, v, attn_mask=bias.to(content.dtype), dropout_p=dropout)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(batch, time, dim) and (batch, time, time) bool -> (batch, time, dim)."""
+        time = x.shape[1]
+        q, k, v = self.project(x)
+        return self.attend(q, k, v, self.positions(time - 1, 2 * time - 1), attention_bias(mask, x.dtype))
+
+
+def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(batch, queries, keys) bool -> (batch, 1, queries, keys), 0 where true and MASKED elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, MASKED)[:, None]

@@ -1,0 +1,207 @@
+"""Text as the models see it: normalised words, and tokenizers of pieces or characters."""
+
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import sentencepiece
+
+from speechkit.errors import InputError
+
+PIECES_FILE = "tokenizer.model"
+CHARACTERS_FILE = "characters.json"
+WORD_START = "▁"  # U+2581, how SentencePiece writes the space before a word
+
+_APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ`´′＇", "'"))
+_LIGATURES = str.maketrans({"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    vocab_size: int
+    pieces: list[str]  # a word starts with a piece that begins with U+2581, or after the piece " "
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of normalised text; `InputError` names a character that no piece has."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Writes what `load_tokenizer` reads."""
+        ...
+
+
+def normalize(text: str) -> str:
+    """Lower-case English letters, apostrophes inside words and single spaces.
+
+    Accents are dropped and punctuation becomes a space. Digits and other scripts have no spelling here: they stay, so
+    that a tokenizer without them refuses the text instead of training on a gap.
+    """
+    text = text.lower().translate(_APOSTROPHES).translate(_LIGATURES)
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    text = re.sub(r"[^\w']|_", " ", text)
+    text = re.sub(r"(?<!\w)'+|'+(?!\w)", " ", text)
+    return " ".join(text.split())
+
+
+class SentencePieceTokenizer:
+    """Pieces of a SentencePiece model (Kudo 2018); an id is the model's own."""
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"a SentencePiece model was expected at {path}, but there is no such file")
+        self._set(path.read_bytes(), str(path))
+
+    @classmethod
+    def from_bytes(cls, model: bytes, name: str = "SentencePiece model") -> "SentencePieceTokenizer":
+        """A tokenizer from the content of a model file; `name` is for error messages."""
+        self = cls.__new__(cls)
+        self._set(model, name)
+        return self
+
+    def _set(self, model: bytes, name: str) -> None:
+        self._model = model
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise InputError(f"{name} is not a SentencePiece model, or it is damaged") from error
+        self.vocab_size: int = self._processor.get_piece_size()
+        self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the most probable segmentation; `InputError` where a character is in no piece."""
+        ids: list[int] = self._processor.encode(text)
+        unknown = self._processor.unk_id()
+        if unknown in ids:
+            pieces = self._processor.encode(text, out_type=str)
+            raise _unknown(text, pieces[ids.index(unknown)].strip(WORD_START) or " ")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+        return str(self._processor.decode(_checked(ids, self.vocab_size)))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``tokenizer.model``."""
+        _write(Path(folder) / PIECES_FILE, self._model)
+
+
+class CharTokenizer:
+    """One token per character, the space among them."""
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.pieces = list(symbols)
+        self.vocab_size = len(self.pieces)
+        self._ids = {symbol: i for i, symbol in enumerate(self.pieces)}
+        wrong = [symbol for symbol in self.pieces if len(symbol) != 1]
+        if not self.pieces or wrong or len(self._ids) != self.vocab_size:
+            raise InputError(f"a character tokenizer needs different single characters, got {self.pieces[:50]}")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the characters; `InputError` where one is unknown."""
+        try:
+            return [self._ids[c] for c in text]
+        except KeyError as error:
+            raise _unknown(text, error.args[0]) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, with single spaces between words."""
+        return " ".join("".join(self.pieces[i] for i in _checked(ids, self.vocab_size)).split())
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``characters.json``."""
+        _write(Path(folder) / CHARACTERS_FILE, json.dumps(self.pieces, ensure_ascii=False).encode())
+
+
+def train_sentencepiece(
+    texts: Iterable[str], folder: str | Path, vocab_size: int, model_type: str = "unigram"
+) -> SentencePieceTokenizer:
+    """Learns at most `vocab_size` pieces, fewer where a small corpus has no more, and saves them in `folder`.
+
+    The same texts give the same pieces. Every character of the texts gets a piece.
+    """
+    if model_type not in ("unigram", "bpe"):
+        raise InputError(f"SentencePiece trains 'unigram' or 'bpe' pieces here, got {model_type!r}")
+    lines = [text for text in texts if text.strip()]
+    if not lines:
+        raise InputError("a tokenizer needs texts to train on, but all of them are empty")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size, model_type=model_type,
+            hard_vocab_limit=model_type != "unigram", character_coverage=1.0, unk_id=0, bos_id=-1, eos_id=-1,
+            max_sentence_length=1 << 20, num_threads=4, minloglevel=3,
+        )  # fmt: skip
+    except RuntimeError as error:
+        needed = len({c for text in lines for c in text if not c.isspace()}) + 2  # the word start and <unk>
+        raise InputError(
+            f"no {model_type} tokenizer of {vocab_size} pieces can be trained on {len(lines)} texts with {needed} "
+            f"characters: give a size over {needed} that the corpus can fill ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    tokenizer = SentencePieceTokenizer.from_bytes(model.getvalue())
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def train_characters(texts: Iterable[str], folder: str | Path) -> CharTokenizer:
+    """The characters of the texts, sorted, saved in `folder`."""
+    symbols = sorted({c for text in texts for c in text} | {" "})
+    if len(symbols) < 2:
+        raise InputError("a tokenizer needs texts to train on, but all of them are empty")
+    tokenizer = CharTokenizer(symbols)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def load_tokenizer(folder: str | Path) -> SentencePieceTokenizer | CharTokenizer:
+    """The tokenizer that a folder holds: ``tokenizer.model`` or ``characters.json``."""
+    pieces, characters = Path(folder) / PIECES_FILE, Path(folder) / CHARACTERS_FILE
+    if pieces.is_file():
+        return SentencePieceTokenizer(pieces)
+    if not characters.is_file():
+        raise InputError(f"{folder} holds no tokenizer: {PIECES_FILE} or {CHARACTERS_FILE} was expected")
+    try:
+        symbols = json.loads(characters.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{characters} is not a list of characters in JSON: {error}") from error
+    if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+        raise InputError(f"{characters} should hold a list of characters in JSON, got {str(symbols)[:50]}")
+    return CharTokenizer(symbols)
+
+
+def steps_for_ctc(tokens: Sequence[int]) -> int:
+    """Encoder steps that CTC needs at least: one per token, and a blank between equal neighbours."""
+    return len(tokens) + sum(a == b for a, b in pairwise(tokens))
+
+
+def _unknown(text: str, piece: str) -> InputError:
+    character = piece[0]
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    return InputError(
+        f"the tokenizer has no piece for {character!r} (U+{ord(character):04X}) in the text {shown!r}: "
+        "write it out in characters that the tokenizer knows, or train a tokenizer on texts that have it"
+    )
+
+
+def _checked(ids: Sequence[int], vocab_size: int) -> list[int]:
+    checked = [int(i) for i in ids]
+    if checked and not (min(checked) >= 0 and max(checked) < vocab_size):
+        raise ValueError(f"token ids should be 0..{vocab_size - 1}, got {min(checked)}..{max(checked)}")
+    return checked
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)

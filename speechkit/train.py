@@ -1,0 +1,114 @@
+"""`python -m speechkit.train recipe=NAME`: data, training, scores and a release folder."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import LightningModule, Trainer, seed_everything
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from speechkit.checkpoints import averaged, first_rank_first, last_checkpoint, writable
+from speechkit.configuration import entry_point, with_mini
+from speechkit.errors import InputError
+
+console = Console()
+
+
+class Stages:
+    """Wall and CPU seconds of the parts of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, tuple[float, float]] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Times one stage and says that it begins."""
+        console.print(f"[bold]{name}[/bold]")
+        wall, cpu = time.monotonic(), time.process_time()
+        yield
+        self.seconds[name] = (time.monotonic() - wall, time.process_time() - cpu)
+
+    def table(self) -> Table:
+        """Seconds per stage."""
+        table = Table("stage", "wall s", "CPU s (main process)", title="Time")
+        for name, (wall, cpu) in self.seconds.items():
+            table.add_row(name, f"{wall:.1f}", f"{cpu:.1f}")
+        return table
+
+
+@entry_point("train")
+def main(config: DictConfig) -> None:
+    """Composes a recipe and runs it."""
+    config, notes = with_mini(config)
+    out = writable(Path(os.environ.get("SPEECHKIT_RUN") or config.resume or config.out))
+    os.environ["SPEECHKIT_RUN"] = str(out)  # for the processes that Lightning starts
+    config.out = str(out)
+    for note in notes:
+        console.print(note, highlight=False)
+    train(config, out)
+    if notes:
+        console.print("this was the embedded corpus; for a real one add data.root=/path/to/corpus")
+
+
+def train(config: DictConfig, out: Path) -> None:
+    """Runs a composed recipe; everything that it writes goes to `out`."""
+    stages = Stages()
+    seed_everything(config.seed, verbose=False)
+    with stages("data"), first_rank_first(out):
+        data, job = instantiate(config.data), instantiate(config.job)
+        data.prepare_data()
+        config.merge_with(job.prepare(data, out))
+    task = instantiate(config.task)(model=instantiate(config.model), **job.task_arguments())
+    size = sum(p.numel() for p in task.parameters())
+    console.print(f"{config.name}: {size / 1e6:.2f} M parameters, run folder {out}")
+    OmegaConf.save(
+        OmegaConf.masked_copy(config, [key for key in config if key != "mini"]), out / "config.yaml", resolve=True
+    )
+    trainer = instantiate(config.trainer, callbacks=_values(config.callbacks), logger=_values(config.logger))
+    with stages("training"):
+        _fit(trainer, task, data, out, bool(config.resume))
+    if not trainer.is_global_zero:
+        return
+    with stages("averaging"):
+        averaged(trainer, task, data)
+    task.eval()
+    with stages("evaluation"):
+        scores = job.evaluate(task.model, data, [*data.valid, *data.test])
+    release = out / "release"
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    job.release(release, resolved, task.model, scores)
+    (out / "scores.json").write_text(json.dumps([score.as_dict() for score in scores], indent=1))
+    console.print(job.table(scores), stages.table())
+    console.print(f"release folder: {release}\nuse it: speechkit transcribe --model {release} FILE.wav", soft_wrap=True)
+
+
+def _fit(trainer: Trainer, task: LightningModule, data: Any, out: Path, resume: bool) -> None:
+    """Trains; Ctrl-C leaves a checkpoint and exit code 130."""
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=last_checkpoint(out) if resume else None, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        if not trainer.interrupted:
+            raise
+    except OSError as error:
+        raise InputError(f"training stopped: {error}; the checkpoints written before are whole") from error
+    if trainer.interrupted:
+        console.print(f"interrupted at step {trainer.global_step}; go on with resume={out}")
+        sys.exit(130)
+
+
+def _values(group: DictConfig | None) -> list[Any]:
+    return [instantiate(item) for item in (group or {}).values() if item is not None]
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    main()

@@ -1,0 +1,1 @@
+"""Streams as pure functions over explicit state."""

@@ -1,0 +1,106 @@
+"""Boosted phrases win near ties, pay only when they are whole, and are refused when they cannot be written."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from speechkit.asr.decoding.boosting import PhraseBooster
+from speechkit.asr.decoding.ctc_flashlight import FlashlightBeam
+from speechkit.errors import InputError
+from speechkit.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, train_sentencepiece
+from tests.asr.toy import TOKENIZER, ctc, spoken, transcribe
+
+DECODERS = ["ctc", "rnnt", "ctc beam", "rnnt beam"]
+NEAR = spoken("say the c", {"u": 7.0, "a": 6.5}, "b")
+
+
+def _total(booster: PhraseBooster, tokenizer: Tokenizer, text: str) -> float:
+    state, total = booster.start(), 0.0
+    for token in tokenizer.encode(text):
+        gain, state = booster.score(state, token)
+        total += gain
+    return total + booster.finish(state)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_phrase_wins_a_near_tie(decoder: str) -> None:
+    assert transcribe(decoder, NEAR) == "say the cub"
+    assert transcribe(decoder, NEAR, [PhraseBooster(TOKENIZER, ["Cab"], 1.0)]) == "say the cab"
+    assert transcribe(decoder, NEAR, [PhraseBooster(TOKENIZER, [("cab", 0.0), "the"], 1.0)]) == "say the cub"
+
+
+def test_flashlight_takes_phrases_too() -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+    search = FlashlightBeam(ctc(), TOKENIZER, scorers=[PhraseBooster(TOKENIZER, ["cab"], 1.0)])
+    assert TOKENIZER.decode(search(NEAR)[0].tokens) == "say the cab"
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_broken_phrase_does_not_silence_what_was_said(decoder: str) -> None:
+    steps = spoken("say the ca", {"d": 8.0, "b": 5.0}, " run")
+    assert transcribe(decoder, steps, [PhraseBooster(TOKENIZER, ["cab", "cable car"], 1.0)]) == "say the cad run"
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_weight_zero_changes_nothing(decoder: str) -> None:
+    rng = random.Random(0)
+    letters = [{c: rng.uniform(3, 8) for c in "abc _"} for _ in range(40)]
+    steps = spoken(*letters)
+    assert transcribe(decoder, steps, [PhraseBooster(TOKENIZER, ["cab", "a b"], 0.0)]) == transcribe(decoder, steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("art", 3),
+        ("modern art", 3),
+        ("art art now", 6),
+        ("artist", 0),  # a longer word
+        ("start", 0),  # the end of another word
+        ("new york", 8),
+        ("new yak", 0),
+        ("new art", 3),
+        ("a new york art", 11),
+        ("new new york", 8),
+        ("york", 0),
+        ("york city", 9),
+        ("new york city", 8),  # two phrases share a word: it pays once
+    ],
+)
+def test_only_whole_phrases_pay(text: str, tokens: int) -> None:
+    booster = PhraseBooster(TOKENIZER, ["art", "new york", "york city"], 1.5)
+    assert _total(booster, TOKENIZER, text) >= 1.5 * tokens - 1e-5
+    if text != "new york city":
+        assert _total(booster, TOKENIZER, text) == pytest.approx(1.5 * tokens, abs=1e-5)
+
+
+def test_a_phrase_within_a_phrase_keeps_its_share() -> None:
+    booster = PhraseBooster(TOKENIZER, ["new", "new york"])
+    assert _total(booster, TOKENIZER, "new york") == pytest.approx(16.0)
+    assert _total(booster, TOKENIZER, "new yak") == pytest.approx(6.0)
+    assert _total(booster, TOKENIZER, "newer") == pytest.approx(0.0)
+
+
+def test_phrases_in_pieces_pay_at_word_ends(tmp_path: Path) -> None:
+    texts = [" ".join(random.Random(i).choices(["art", "is", "artist", "new", "york", "yes"], k=5)) for i in range(99)]
+    tokenizer: SentencePieceTokenizer = train_sentencepiece(texts, tmp_path, 24)
+    booster = PhraseBooster(tokenizer, ["New York!", "art"], 1.0)
+    assert _total(booster, tokenizer, "new york is art") == pytest.approx(
+        len(tokenizer.encode("new york")) + len(tokenizer.encode("art"))
+    )
+    assert _total(booster, tokenizer, "yes new is yes") == pytest.approx(0.0)
+
+
+def test_impossible_phrases_are_named() -> None:
+    with pytest.raises(InputError, match=r"2 of 3 phrases .* 'b2b', '!'"):
+        PhraseBooster(TOKENIZER, ["fine", "b2b", ("!", 2.0)])
+    with pytest.raises(InputError, match="at least 0"):
+        PhraseBooster(TOKENIZER, ["fine"], -1.0)
+
+
+def test_a_cased_vocabulary_keeps_the_case() -> None:
+    tokenizer = CharTokenizer(" ABab")
+    booster = PhraseBooster(tokenizer, ["Ab"], 1.0)
+    assert _total(booster, tokenizer, "Ab") == pytest.approx(2.0)
+    assert _total(booster, tokenizer, "ab") == pytest.approx(0.0)

@@ -1,0 +1,23 @@
+"""What all tests share: one thread, no random numbers but seeded ones, no graphics."""
+
+import os
+import random
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> int:
+    """Every test starts from the same random state, whichever ran before it; the value is the seed."""
+    seed = 1234
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (libraries under test use the global generator)
+    torch.manual_seed(seed)
+    return seed

@@ -1,0 +1,317 @@
+"""Release folders: what is saved comes back, and what cannot be used says why."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+import speechkit
+from speechkit import hub
+from speechkit.asr.model import Recognizer
+from speechkit.asr.nemo_stream import NemoStreaming
+from speechkit.asr.transcriber import Transcriber
+from speechkit.errors import InputError
+from speechkit.release import build, target
+from speechkit.text import CharTokenizer, train_sentencepiece
+
+SYMBOLS = [" ", *"abcdefgh"]
+
+
+def configuration(**changes: Any) -> dict[str, Any]:
+    model = {
+        "_target_": "speechkit.asr.model.Recognizer",
+        "front": {"_target_": "speechkit.features.LogMel", "n_mels": 16},
+        "encoder": {
+            "_target_": "speechkit.asr.conformer.ConformerEncoder", "n_mels": 16, "dim": 8, "layers": 1, "heads": 2,
+            "conv_kernel": 3, "subsampling_channels": 4, "contexts": [[4, 1], [4, 0]],
+        },
+        "ctc": {"_target_": "speechkit.asr.ctc.CtcHead", "encoder_dim": 8, "vocab_size": len(SYMBOLS)},
+    }  # fmt: skip
+    return {"model": {**model, **changes}}
+
+
+@pytest.fixture
+def model() -> Recognizer:
+    built: Recognizer = build(configuration()["model"])
+    return built.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model: Recognizer) -> Path:
+    return hub.save(tmp_path / "release", configuration(), model, CharTokenizer(SYMBOLS), "# A model")
+
+
+def edit(folder: Path, change: Any) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    change(config)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_what_is_saved_comes_back(folder: Path, model: Recognizer) -> None:
+    loaded = speechkit.load(folder)
+    assert isinstance(loaded, Transcriber)
+    assert not loaded.model.training
+    assert loaded.tokenizer.pieces == SYMBOLS
+    assert loaded.model.contexts == [(4, 1), (4, 0)]
+    ours, theirs = loaded.model.state_dict(), model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert sorted(entry.name for entry in folder.parent.iterdir()) == ["release"]
+
+
+@pytest.mark.parametrize("name", [".", "config.yaml", "model.safetensors"])
+def test_a_release_is_named_by_its_folder_or_a_file_in_it(folder: Path, name: str) -> None:
+    assert speechkit.load(str(folder / name)).tokenizer.pieces == SYMBOLS
+
+
+def test_pieces_come_back(tmp_path: Path, model: Recognizer) -> None:
+    tokenizer = train_sentencepiece(["bad egg", "a cab fed", "feed a hag"], tmp_path, 12, "bpe")
+    folder = hub.save(tmp_path / "release", configuration(), model, tokenizer, "card")
+    assert speechkit.load(folder).tokenizer.pieces == tokenizer.pieces
+
+
+def test_half_precision_is_half_the_size(folder: Path, model: Recognizer, tmp_path: Path) -> None:
+    half = hub.save(tmp_path / "half", configuration(), model, CharTokenizer(SYMBOLS), "card", half=True)
+    sizes = [
+        sum(t.nbytes for t in safetensors.torch.load_file(f / "model.safetensors").values()) for f in (folder, half)
+    ]
+    assert sizes[0] == 2 * sizes[1]
+    loaded = speechkit.load(half).model
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_half_precision_that_would_overflow_is_refused(tmp_path: Path, model: Recognizer) -> None:
+    model.encoder.subsampling.out.bias.data[0] = 1e6
+    with pytest.raises(InputError, match=r"subsampling\.out\.bias does not fit into half precision"):
+        hub.save(tmp_path / "half", configuration(), model, None, "card", half=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lists_that_are_used_twice_are_written_twice(tmp_path: Path, model: Recognizer) -> None:
+    config = configuration()
+    config["again"] = config["model"]
+    folder = hub.save(tmp_path / "release", config, model, None, "card")
+    assert "*id" not in (folder / "config.yaml").read_text()
+
+
+# Saving that fails
+
+
+@pytest.mark.parametrize("owner", ["tensors", "rename"])
+def test_an_earlier_release_survives_a_full_disk(
+    folder: Path, model: Recognizer, monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def save_file(tensors: Any, path: Path, metadata: Any = None) -> None:
+        Path(path).write_bytes(b"the beginning")
+        raise full
+
+    rename = Path.rename
+
+    def broken(self: Path, to: Path) -> Path:
+        if to == folder and not self.name.endswith(".old"):
+            raise full
+        return rename(self, to)
+
+    with monkeypatch.context() as patch:
+        if owner == "tensors":
+            patch.setattr(safetensors.torch, "save_file", save_file)
+        else:
+            patch.setattr(Path, "rename", broken)
+        model.encoder.subsampling.out.bias.data += 1
+        with pytest.raises(InputError, match="cannot be written: No space left on device"):
+            hub.save(folder, configuration(), model, CharTokenizer(SYMBOLS), "new")
+    assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
+    assert [entry.name for entry in folder.parent.iterdir()] == ["release"]
+
+
+def test_a_release_replaces_an_earlier_one_and_keeps_other_files(
+    folder: Path, model: Recognizer, tmp_path: Path
+) -> None:
+    (folder / "notes.txt").write_text("mine")
+    model.encoder.subsampling.out.bias.data += 1
+    tokenizer = train_sentencepiece(["bad egg", "a cab fed"], tmp_path / "pieces", 9, "bpe")
+    hub.save(folder, configuration(), model, tokenizer, "# Another")
+    loaded = speechkit.load(folder)
+    assert torch.equal(loaded.model.encoder.subsampling.out.bias, model.encoder.subsampling.out.bias)
+    assert loaded.tokenizer.pieces == tokenizer.pieces
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "README.md").read_text() == "# Another"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, model: Recognizer) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/release cannot be written"):
+        hub.save(tmp_path / "file" / "release", configuration(), model, None, "card")
+
+
+# Releases that cannot be used
+
+
+@pytest.mark.parametrize("part", [0, 4, 60, 3000])
+def test_truncated_weights_are_refused(folder: Path, part: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:part])
+    with pytest.raises(InputError, match=r"model\.safetensors is no complete safetensors file"):
+        speechkit.load(folder)
+
+
+def test_weights_of_another_model_are_named(folder: Path) -> None:
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    tensors["surprise"] = tensors.pop("ctc.out.bias")
+    tensors["ctc.out.weight"] = torch.zeros(3, 3)
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError) as caught:
+        speechkit.load(folder)
+    for part in ("lack ctc.out.bias", "have unknown surprise", "ctc.out.weight of shape (3, 3), not (10, 8)"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system", "subprocess.Popen", "speechkit.audio.os.system", "speechkit.hub.push", "speechkit.text.io.open",
+        "speechkit.asr.ctc.ctc_loss", "speechkit.asr.ctc.Tensor", "speechkit.asr.nowhere.Thing", "speechkit",
+        "speechkit.data.corpus.Corpus", "speechkit.train.main", "", None, 7,
+    ],
+)  # fmt: skip
+def test_a_configuration_cannot_run_code(folder: Path, name: Any) -> None:
+    with pytest.raises(InputError, match=r"_target_|this version of speechkit has no"):
+        target(name)
+    edit(folder, lambda config: config["model"]["ctc"].update(_target_=name))
+    with pytest.raises(InputError):
+        speechkit.load(folder)
+
+
+def test_absurd_sizes_cost_no_memory(folder: Path) -> None:
+    edit(folder, lambda config: config["model"]["ctc"].update(vocab_size=1 << 44))
+    with pytest.raises(InputError, match=r"have ctc\.out\.weight of shape"):
+        speechkit.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: c["model"]["encoder"].update(style="sideways"), "attention style must be one of"),
+        (lambda c: c["model"]["encoder"].update(surprise=1), "cannot be built.*surprise"),
+        (lambda c: c["model"]["encoder"].pop("_target_"), "not of the model that its configuration describes"),
+        (lambda c: c.pop("model"), "has no section `model`"),
+        (lambda c: c.update(model=3), "has no section `model`"),
+        (lambda c: c.update(format=99), "has format 99, this version of speechkit"),
+        (lambda c: c.update(api="os.system"), "may only build classes of speechkit's models"),
+    ],
+)
+def test_configurations_that_describe_no_model_are_refused(folder: Path, change: Any, sentence: str) -> None:
+    edit(folder, change)
+    with pytest.raises(InputError, match=sentence):
+        speechkit.load(folder)
+
+
+def test_a_release_without_a_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "characters.json").unlink()
+    with pytest.raises(InputError, match="holds no tokenizer, without which"):
+        speechkit.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is no model that speechkit knows"),
+        (b"RIFF....WAVE", "is no model that speechkit knows"),
+        (b"PK\x03\x04rest", "is a PyTorch checkpoint"),
+        (b"\x80\x02rest", "is a PyTorch checkpoint"),
+        (b"\x1f\x8bnothing", "is not a complete archive"),
+    ],
+)
+def test_files_that_are_no_model_are_refused(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "model.nemo").write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        speechkit.load(tmp_path / "model.nemo")
+
+
+def test_folders_that_are_no_model_say_what_they_hold(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it holds nothing"):
+        speechkit.load(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(InputError, match=r"it holds notes\.txt"):
+        speechkit.load(tmp_path)
+
+
+# Options
+
+
+def test_reference_arithmetic_is_a_choice(folder: Path) -> None:
+    exact, reference = speechkit.load(folder), speechkit.load(folder, compat="reference")
+    assert isinstance(reference.model.streaming((4, 0)).modules[1], NemoStreaming)
+    assert not any(isinstance(module, NemoStreaming) for module in exact.model.streaming((4, 0)).modules)
+    with pytest.raises(InputError, match="compat must be 'reference' or nothing, got 'nemo'"):
+        speechkit.load(folder, compat="nemo")
+
+
+def test_frames_are_counted_as_asked(folder: Path) -> None:
+    assert speechkit.load(folder).model.front.extra_frames == 0
+    assert speechkit.load(folder, length_rule="floor+1").model.front.extra_frames == 1
+    with pytest.raises(InputError, match="length_rule must be 'floor' or"):
+        speechkit.load(folder, length_rule="ceil")
+
+
+# The hub
+
+
+def test_a_model_on_the_hub_is_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot_download(repo_id: str, allow_patterns: list[str]) -> str:
+        asked.append((repo_id, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert speechkit.load("somebody/a-model").tokenizer.pieces == SYMBOLS
+    assert asked[0][0] == "somebody/a-model"
+    assert not any("*.bin" in pattern or pattern == "*" for pattern in asked[0][1])
+
+
+def test_without_a_network_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(repo_id: str, allow_patterns: list[str]) -> str:
+        raise ConnectionError("no route to host\nmany more lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(InputError) as caught:
+        speechkit.load("somebody/a-model")
+    assert str(caught.value) == (
+        "somebody/a-model is no file or folder here, and the hub did not give it: no route to host"
+    )
+
+
+@pytest.mark.parametrize("name", ["model.nemo", "/nowhere/model", "a/b/c", "../up"])
+def test_what_is_neither_here_nor_on_the_hub_is_named(name: str) -> None:
+    with pytest.raises(InputError, match="is no file or folder here, and no hub id"):
+        speechkit.load(name)
+
+
+def test_only_what_loads_is_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, Any]] = []
+
+    class Hub:
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            calls.append(("create", repo_id))
+
+        def upload_folder(self, repo_id: str, folder_path: Path, allow_patterns: list[str]) -> str:
+            calls.append(("upload", repo_id))
+            return f"https://hub.example/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert hub.push(folder, "me/mine") == "https://hub.example/me/mine"
+    assert calls == [("create", "me/mine"), ("upload", "me/mine")]
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="no complete safetensors file"):
+        hub.push(folder, "me/mine")
+    assert len(calls) == 2
