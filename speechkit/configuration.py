@@ -120,8 +120,21 @@ def with_mini(config: DictConfig) -> tuple[DictConfig, list[str]]:
     )
     OmegaConf.set_struct(config, False)
     groups = {key for key in own if isinstance(config.get(key), DictConfig) and not isinstance(own[key], DictConfig)}
-    own = OmegaConf.masked_copy(own, [key for key in own if key not in groups])
-    merged = OmegaConf.merge(config, config.mini, own)
+    own = OmegaConf.masked_copy(own, [str(key) for key in own if key not in groups])
+    merged = OmegaConf.merge(_overlaid(config, config.mini), own)
     assert isinstance(merged, DictConfig)
     changes = OmegaConf.to_yaml(config.mini).strip().splitlines()
     return merged, ["no data.root given: using the embedded corpus; the recipe's mini block applies:", *changes]
+
+
+def _overlaid(config: DictConfig, change: DictConfig) -> DictConfig:
+    """`change` merged over `config`; a part that names another class (`_target_`) replaces what was there."""
+    for name, new in change.items_ex(resolve=False):
+        key = str(name)
+        old = None if OmegaConf.is_interpolation(config, key) else config.get(key)
+        both = isinstance(old, DictConfig) and isinstance(new, DictConfig)
+        if both and new.get("_target_", old.get("_target_")) == old.get("_target_"):  # type: ignore[union-attr]
+            _overlaid(old, new)  # type: ignore[arg-type]
+        else:
+            config[key] = new
+    return config

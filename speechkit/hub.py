@@ -25,6 +25,7 @@ TOKENIZERS = (PIECES_FILE, CHARACTERS_FILE)
 FORMAT = 1
 FETCHED = [CONFIG, WEIGHTS, CARD, *TOKENIZERS, "*.nemo"]  # what a model on the hub may consist of
 LARGEST_HALF = torch.finfo(torch.float16).max
+DEFAULT = Path(__file__).parent / "models" / "asr"  # the release folder that comes with the package
 
 
 def load(
@@ -53,6 +54,20 @@ def load(
             raise InputError(f"{release.source} has no other arithmetic to be compatible with")
         api.model.compat = compat
     return api
+
+
+def default() -> Path:
+    """The recogniser that comes with the package.
+
+    Raises:
+        InputError: this copy of speechkit has none.
+    """
+    if not (DEFAULT / CONFIG).is_file():
+        raise InputError(
+            "no model comes with this copy of speechkit: name one with --model (a release folder, a .nemo file or a "
+            "hub id), or train one with `speechkit train recipe=librispeech_conformer`"
+        )
+    return DEFAULT
 
 
 def read(path: str | Path, length_rule: str | None = None) -> Release:

@@ -23,10 +23,11 @@ class WarmupCosine(LambdaLR):
     """Linear rise over `warmup` steps, then half a cosine down to `floor` of the peak at `steps`."""
 
     def __init__(self, optimizer: Optimizer, steps: int, warmup: int = 1000, floor: float = 0.01) -> None:
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        self.steps, self.warmup, self.floor = steps, warmup, floor
+        super().__init__(optimizer, self._factor)
 
-        super().__init__(optimizer, factor)
+    def _factor(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -16,9 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from speechkit import hub
 from speechkit.checkpoints import averaged, first_rank_first, last_checkpoint, writable
 from speechkit.configuration import entry_point, with_mini
 from speechkit.errors import InputError
+from speechkit.release import build_model
 
 console = Console()
 
@@ -62,16 +64,18 @@ def main(config: DictConfig) -> None:
 def train(config: DictConfig, out: Path) -> None:
     """Runs a composed recipe; everything that it writes goes to `out`."""
     stages = Stages()
+    torch.set_float32_matmul_precision("high")  # tf32 on GPUs
     seed_everything(config.seed, verbose=False)
     with stages("data"), first_rank_first(out):
         data, job = instantiate(config.data), instantiate(config.job)
         data.prepare_data()
+        start = _start(config, job)
         config.merge_with(job.prepare(data, out))
-    task = instantiate(config.task)(model=instantiate(config.model), **job.task_arguments())
+    task = instantiate(config.task)(model=start or instantiate(config.model), **job.task_arguments())
     size = sum(p.numel() for p in task.parameters())
     console.print(f"{config.name}: {size / 1e6:.2f} M parameters, run folder {out}")
     OmegaConf.save(
-        OmegaConf.masked_copy(config, [key for key in config if key != "mini"]), out / "config.yaml", resolve=True
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "mini"]), out / "config.yaml", resolve=True
     )
     trainer = instantiate(config.trainer, callbacks=_values(config.callbacks), logger=_values(config.logger))
     with stages("training"):
@@ -80,7 +84,7 @@ def train(config: DictConfig, out: Path) -> None:
         return
     with stages("averaging"):
         averaged(trainer, task, data)
-    task.eval()
+    task.to(trainer.strategy.root_device).eval()
     with stages("evaluation"):
         scores = job.evaluate(task.model, data, [*data.valid, *data.test])
     release = out / "release"
@@ -89,6 +93,16 @@ def train(config: DictConfig, out: Path) -> None:
     (out / "scores.json").write_text(json.dumps([score.as_dict() for score in scores], indent=1))
     console.print(job.table(scores), stages.table())
     console.print(f"release folder: {release}\nuse it: speechkit transcribe --model {release} FILE.wav", soft_wrap=True)
+
+
+def _start(config: DictConfig, job: Any) -> Any:
+    """The model of `init`, whose configuration and tokenizer the run then has; None where there is no `init`."""
+    if config.init is None:
+        return None
+    release = hub.read(config.init)
+    config.model = release.config["model"]
+    job.tokenizer = release.tokenizer
+    return build_model(release).train()
 
 
 def _fit(trainer: Trainer, task: LightningModule, data: Any, out: Path, resume: bool) -> None:
@@ -110,5 +124,4 @@ def _values(group: DictConfig | None) -> list[Any]:
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
     main()

@@ -77,12 +77,12 @@ def names(tree: Any, prefix: str = "") -> list[str]:
 
 def stack(states: Sequence[StateT]) -> StateT:
     """Joins the states of several streams into one batch."""
-    return tree_map(lambda *rows: torch.cat(rows), *states)  # type: ignore[no-any-return]
+    return tree_map(lambda *rows: torch.cat(rows), *states)
 
 
 def select(state: StateT, rows: Tensor | Sequence[int]) -> StateT:
     """The given rows of a batch of states; (rows,) int64."""
-    return tree_map(lambda t: t[torch.as_tensor(rows, dtype=torch.int64, device=t.device)], state)  # type: ignore[no-any-return]
+    return tree_map(lambda t: t[torch.as_tensor(rows, dtype=torch.int64, device=t.device)], state)
 
 
 def split(state: StateT) -> list[StateT]:
@@ -92,7 +92,7 @@ def split(state: StateT) -> list[StateT]:
 
 def where(rows: Tensor, new: StateT, old: StateT) -> StateT:
     """`new` where `rows` (batch,) bool is true, `old` elsewhere."""
-    return tree_map(lambda a, b: torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b), new, old)  # type: ignore[no-any-return]
+    return tree_map(lambda a, b: torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b), new, old)
 
 
 def put(state: StateT, rows: Sequence[int], values: StateT) -> StateT:
@@ -101,7 +101,7 @@ def put(state: StateT, rows: Sequence[int], values: StateT) -> StateT:
     def replaced(old: Tensor, new: Tensor) -> Tensor:
         return old.index_copy(0, torch.as_tensor(rows, dtype=torch.int64, device=old.device), new.to(old))
 
-    return tree_map(replaced, state, values)  # type: ignore[no-any-return]
+    return tree_map(replaced, state, values)
 
 
 def queue_push(pending: Tensor, waiting: Tensor, x: Chunk) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from speechkit.asr.conformer_stream import ConformerStream
-from speechkit.nn.attention import RelativeAttention
+from speechkit.nn.attention import RelativeAttention, attention_bias, relative_positions
 from speechkit.nn.convolution import ConvolutionModule
+from speechkit.nn.linear import Linear
 from speechkit.nn.masks import check_context, context_mask, valid_mask
 from speechkit.nn.subsampling import Subsampling
 from speechkit.streaming.chain import Chain
@@ -21,9 +22,7 @@ class FeedForward(nn.Sequential):
     """Linear, SiLU, dropout, linear."""
 
     def __init__(self, dim: int, hidden: int, dropout: float, bias: bool) -> None:
-        super().__init__(
-            nn.Linear(dim, hidden, bias=bias), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, dim, bias=bias)
-        )
+        super().__init__(Linear(dim, hidden, bias=bias), nn.SiLU(), nn.Dropout(dropout), Linear(hidden, dim, bias=bias))
 
 
 class ConformerLayer(nn.Module):
@@ -55,16 +54,16 @@ class ConformerLayer(nn.Module):
 
     def enter(self, x: Tensor) -> Tensor:
         """The residual that attention reads."""
-        return x + 0.5 * self.dropout(self.feed_forward1(self.norm_feed_forward1(x)))
+        return torch.add(x, self.dropout(self.feed_forward1(self.norm_feed_forward1(x))), alpha=0.5)
 
     def leave(self, x: Tensor) -> Tensor:
         """What follows the convolution."""
-        return self.norm_out(x + 0.5 * self.dropout(self.feed_forward2(self.norm_feed_forward2(x))))
+        return self.norm_out(torch.add(x, self.dropout(self.feed_forward2(self.norm_feed_forward2(x))), alpha=0.5))
 
-    def forward(self, x: Tensor, visible: Tensor, valid: Tensor) -> Tensor:
-        """(batch, time, dim), (batch, time, time) bool, (batch, time, 1) bool -> (batch, time, dim)."""
+    def forward(self, x: Tensor, bias: Tensor, sinusoids: Tensor, valid: Tensor) -> Tensor:
+        """(batch, time, dim), what `RelativeAttention` takes, and (batch, time, 1) bool -> (batch, time, dim)."""
         x = self.enter(x)
-        x = x + self.dropout(self.attention(self.norm_attention(x), visible))
+        x = x + self.dropout(self.attention(self.norm_attention(x), bias, sinusoids))
         x = x + self.dropout(self.convolution(self.norm_convolution(x), valid))
         return self.leave(x)
 
@@ -144,8 +143,10 @@ class ConformerEncoder(nn.Module):
         position = torch.arange(x.shape[1], device=x.device)
         visible = context_mask(position, position, context, self.style) & valid[:, None, :]
         x = self.dropout(x * self.scale)
+        bias = attention_bias(visible, x.dtype)
+        sinusoids = relative_positions(x.shape[1] - 1, 2 * x.shape[1] - 1, self.dim, self.subsampling.out.weight)
         for layer in self.layers:
-            x = layer(x, visible, valid[..., None])
+            x = layer(x, bias, sinusoids, valid[..., None])
         return x * valid[..., None], lengths
 
     def at(self, context: Context, chunks: int = 1) -> Chain:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 class LayerState(NamedTuple):
     """What a layer keeps of the past."""
 
-    key: Tensor  # (batch, heads, left + held, head_dim)
-    value: Tensor  # (batch, heads, left + held, head_dim)
+    memory: Tensor  # (batch, left + held, 2 * dim) projected keys and values
     held: Tensor  # (batch, held, dim) residuals whose look-ahead has not come yet
     conv_left: Tensor  # (batch, kernel - 1, dim)
 
@@ -69,9 +68,9 @@ class ConformerStream:
         count = torch.zeros(batch, dtype=torch.int64, device=zeros(1).device)
         layers = []
         for layer in self.layers:
-            cache = (batch, layer.attention.heads, self.left + self.held, layer.attention.head_dim)
+            memory = zeros(batch, self.left + self.held, 2 * self.encoder.dim)
             held = zeros(batch, self.held, self.encoder.dim)
-            layers.append(LayerState(zeros(cache), zeros(cache), held, layer.convolution.init_state(batch)))
+            layers.append(LayerState(memory, held, layer.convolution.init_state(batch)))
         pending = zeros(batch, self.chunk - 1, self.encoder.dim)
         return ConformerState(pending, count, count.clone(), count.clone(), tuple(layers))
 
@@ -91,7 +90,7 @@ class ConformerStream:
             y, new = self._layer(layer, self.positions[i], y, masks, old)
             layers.append(new)
         pending = queue_pop(queue, taken, self.chunk - 1)
-        kept = where(active, tuple(layers), state.layers)
+        kept = tuple(layers) if _all(active) else where(active, tuple(layers), state.layers)
         slots = state.slots + self.chunk * active
         start = state.slots - self.lookahead
         given = (steps.minimum(start + self.chunk) - start.clamp(min=0)).clamp(min=0) * active
@@ -124,17 +123,21 @@ class ConformerStream:
         self, layer: "ConformerLayer", positions: Tensor, x: Tensor, masks: tuple[Tensor, Tensor], state: LayerState
     ) -> tuple[Tensor, LayerState]:
         bias, valid = masks
+        attention, dim = layer.attention, self.encoder.dim
         x = layer.enter(x)
-        q, k, v = layer.attention.project(layer.norm_attention(x))
+        q, new = attention.qkv(layer.norm_attention(x)).split([dim, 2 * dim], dim=2)
+        kept = state.held
         if self.held:
             held = torch.cat([state.held, x], dim=1)
             x, kept = held[:, : self.chunk], held[:, self.chunk :]
-            q = layer.attention.project(layer.norm_attention(x))[0]
-        else:
-            kept = state.held
-        k, v = torch.cat([state.key, k], dim=2), torch.cat([state.value, v], dim=2)
-        x = x + layer.attention.attend(q, k, v, positions, bias)
+            q = attention.qkv(layer.norm_attention(x))[..., :dim]
+        memory = torch.cat([state.memory, new], dim=1)
+        k, v = attention.by_head(memory, 2)
+        x = x + attention.attend(attention.by_head(q, 1)[0], k, v, positions, bias)
         y, conv_left = layer.convolution.step(layer.norm_convolution(x), valid, state.conv_left)
-        cache = self.left + self.held
-        key, value = k[:, :, k.shape[2] - cache :], v[:, :, v.shape[2] - cache :]
-        return layer.leave(x + y), LayerState(key, value, kept, conv_left)
+        return layer.leave(x + y), LayerState(memory[:, self.chunk :], kept, conv_left)
+
+
+def _all(rows: Tensor) -> bool:
+    """Whether every row is true, where that can be asked for nothing: not on an accelerator, not in a graph."""
+    return not torch.compiler.is_compiling() and rows.device.type == "cpu" and bool(rows.all())

@@ -1,17 +1,25 @@
-"""Word error rates of a recogniser: under the masks of each context, and chunk by chunk as in use."""
+"""Error rates of a recogniser: under the masks of each context, and chunk by chunk as in use."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import jiwer
 import torch
 from torch import Tensor
 
 from speechkit.asr.conformer import Context
+from speechkit.asr.decoding.search import beam_search
+from speechkit.asr.latency import Delay, Emission, delays_ms, summary
 from speechkit.asr.transcriber import Transcriber
-from speechkit.streaming.chain import Chain
+from speechkit.errors import InputError
+from speechkit.streaming.state import Chunk, Streaming
 from speechkit.streaming.stream import run
+
+BATCH_SECONDS = 120.0  # padded audio of a batch, offline
+ROWS = 16  # streams in a call, streaming
+MODES = ("offline", "streaming")
 
 
 @dataclass(frozen=True)
@@ -27,49 +35,92 @@ class Score:
     words: int  # in the references
     seconds: float  # of audio
     real_time_factor: float  # wall seconds per second of audio, decoding included
+    beam: int = 1  # hypotheses of the search; 1 is greedy
+    delay: Delay | None = None  # of emission, streaming
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
 
 
-def offline(
-    transcriber: Transcriber, waves: Sequence[Tensor], context: Context, decoder: str, batch_seconds: float = 120.0
-) -> list[list[tuple[int, int]]]:
-    """(token, step) of every wave (samples,), whole utterances under the masks of a context."""
-    greedy, found = transcriber.greedy(decoder), {}
-    for batch in _batches(waves, batch_seconds * transcriber.rate):
-        lengths = torch.tensor([len(waves[i]) for i in batch])
-        wave = torch.nn.utils.rnn.pad_sequence([waves[i] for i in batch], batch_first=True)
-        emitted = greedy(*transcriber.model.encode(wave, lengths.to(wave.device), context))
-        for row, i in enumerate(batch):
-            found[i] = _emissions(emitted.values[row, : int(emitted.lengths[row])])
-    return [found[i] for i in range(len(waves))]
+class Wide:
+    """A streaming module that takes several of its chunks a call."""
+
+    def __init__(self, module: Streaming[Any], chunks: int) -> None:
+        self.init_state, self.step = module.init_state, module.step
+        self.stride, self.lookahead, self.chunk = module.stride, module.lookahead, chunks * module.chunk
+        self.first = module.first + self.chunk - module.chunk
 
 
-def streaming(
-    transcriber: Transcriber, waves: Sequence[Tensor], context: Context, decoder: str, batch: int = 16
-) -> list[list[tuple[int, int]]]:
-    """(token, step) of every wave (samples,), chunk by chunk through explicit state."""
-    order = sorted(range(len(waves)), key=lambda i: -len(waves[i]))
-    chain = Chain(*transcriber.model.streaming(context).modules, transcriber.greedy(decoder))
-    outputs = run(chain, [waves[i][:, None] for i in order], batch)
-    found = {i: _emissions(output) for i, output in zip(order, outputs, strict=True)}
-    return [found[i] for i in range(len(waves))]
+class Encoded:
+    """Encoder steps of every wave at one context, offline or streamed, for all decoders."""
+
+    def __init__(self, transcriber: Transcriber, waves: Sequence[Tensor], context: Context, mode: str) -> None:
+        self.transcriber, self.context, self.mode = transcriber, context, mode
+        begin = time.monotonic()
+        self.steps = self._stream(waves) if mode == "streaming" else self._whole(waves)
+        self.spent = time.monotonic() - begin
+
+    def _stream(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        """Chunk by chunk through explicit state, many streams at once."""
+        self.module = self.transcriber.model.streaming(self.context)
+        return _longest_first(lambda sorted_: run(self.module, [wave[:, None] for wave in sorted_], ROWS), waves)
+
+    def _whole(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        """Whole utterances in batches, under the context's masks."""
+
+        def encode(batch: list[Tensor]) -> list[Tensor]:
+            lengths = torch.tensor([len(wave) for wave in batch], device=batch[0].device)
+            wave = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
+            steps, counts = self.transcriber.model.encode(wave, lengths, self.context)
+            return [row[:count] for row, count in zip(steps, counts.tolist(), strict=True)]
+
+        return _batched(encode, waves, BATCH_SECONDS * self.transcriber.rate)
+
+    def greedy(self, decoder: str) -> list[list[Emission]]:
+        """(token, step) of every wave; in streams with as many steps a call as the encoder gives."""
+        greedy = self.transcriber.greedy(decoder)
+
+        def decode(batch: list[Tensor]) -> list[Tensor]:
+            lengths = torch.tensor([len(steps) for steps in batch], device=batch[0].device)
+            emitted: Chunk = greedy(torch.nn.utils.rnn.pad_sequence(batch, batch_first=True), lengths)
+            return [row[:count] for row, count in zip(emitted.values, emitted.lengths.tolist(), strict=True)]
+
+        if self.mode == "streaming":
+            wide = Wide(greedy, max(1, self.module.chunk // self.module.stride))
+            rows = _longest_first(lambda sorted_: run(wide, sorted_, ROWS), self.steps)
+        else:
+            rows = _batched(decode, self.steps, 1000 * BATCH_SECONDS / self.transcriber.model.step_ms)
+        return [[(int(token), int(step)) for token, step, _ in row.tolist()] for row in rows]
+
+    def beam(self, decoder: str, beam: int) -> list[list[Emission]]:
+        """(token, step) of the best hypothesis of every wave."""
+        model = self.transcriber.model
+        best = [beam_search(model, decoder, steps, beam)[0] for steps in self.steps]
+        return [list(zip(hypothesis.tokens, hypothesis.steps, strict=True)) for hypothesis in best]
 
 
-def _emissions(values: Tensor) -> list[tuple[int, int]]:
-    return [(int(token), int(step)) for token, step, _ in values.tolist()]
+def _longest_first(function: Callable[[list[Tensor]], list[Tensor]], items: Sequence[Tensor]) -> list[Tensor]:
+    """`function` over the items sorted by length; the results in the items' own order."""
+    order = sorted(range(len(items)), key=lambda i: -len(items[i]))
+    found = dict(zip(order, function([items[i] for i in order]), strict=True))
+    return [found[i] for i in range(len(items))]
 
 
-def _batches(waves: Sequence[Tensor], samples: float) -> list[list[int]]:
-    """Indices in batches of like length and at most so many padded samples."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(waves)), key=lambda i: -len(waves[i])):
-        if not batches or (len(batches[-1]) + 1) * len(waves[batches[-1][0]]) > samples:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
+def _batched(function: Callable[[list[Tensor]], list[Tensor]], items: Sequence[Tensor], size: float) -> list[Tensor]:
+    """`function` over batches of like length and at most `size` padded entries."""
+
+    def batches(sorted_: list[Tensor]) -> list[Tensor]:
+        found: list[Tensor] = []
+        batch: list[Tensor] = []
+        for item in sorted_:
+            if batch and (len(batch) + 1) * len(batch[0]) > size:
+                found += function(batch)
+                batch = []
+            batch.append(item)
+        return found + (function(batch) if batch else [])
+
+    return _longest_first(batches, items)
 
 
 @torch.inference_mode()
@@ -78,25 +129,73 @@ def score(
     split: str,
     waves: Sequence[Tensor],
     texts: Sequence[str],
-    modes: Sequence[str] = ("offline", "streaming"),
+    modes: Sequence[str] = MODES,
     decoders: Sequence[str] | None = None,
     contexts: Sequence[Context] | None = None,
+    beam: int = 1,
+    word_ends: Sequence[list[float] | None] | None = None,
 ) -> list[Score]:
-    """Scores of a split for every decoder, context and mode; waves (samples,) at the model's rate, texts normalised."""
-    scores, model = [], transcriber.model
+    """Scores of a split for every decoder, context and mode.
+
+    Args:
+        transcriber: the model; full context has no streaming mode.
+        split: its name, for the results.
+        waves: (samples,) each, at the model's rate.
+        texts: normalised.
+        modes: ``offline``, ``streaming``.
+        decoders: ``rnnt``, ``ctc``; None for all that the model has.
+        contexts: None for all that the model was trained with.
+        beam: over 1, a search with so many hypotheses over the offline steps is scored besides the greedy decoders.
+        word_ends: of each text, in seconds (see `Aligner`): streams are then measured for their emission delay.
+
+    Raises:
+        InputError: there is no such mode or decoder.
+    """
+    if unknown := set(modes) - set(MODES):
+        raise InputError(f"modes are offline and streaming, got {', '.join(sorted(unknown))}")
+    model, found = transcriber.model, []
     seconds = sum(len(wave) for wave in waves) / transcriber.rate
-    for decoder in decoders or model.decoders:
-        for context in contexts or model.contexts:
-            for mode in modes if transcriber.latencies_ms else ("offline",):
-                begin = time.monotonic()
-                found = (offline if mode == "offline" else streaming)(transcriber, waves, context, decoder)
-                spent = time.monotonic() - begin
-                said = [transcriber.tokenizer.decode([token for token, _ in row]) for row in found]
-                scores.append(
-                    Score(
-                        split, decoder, mode, model.latency_ms(context) if min(context) >= 0 else None,
-                        jiwer.wer(list(texts), said), jiwer.cer(list(texts), said),
-                        sum(len(text.split()) for text in texts), seconds, spent / max(seconds, 1e-9),
-                    )
-                )  # fmt: skip
-    return scores
+    for context in contexts or model.contexts:
+        limited = min(context) >= 0 and bool(transcriber.latencies_ms)
+        for mode in modes:
+            if mode == "streaming" and not limited:
+                continue
+            encoded = Encoded(transcriber, waves, context, mode)
+            for decoder in decoders or model.decoders:
+                for width in {1, beam} if mode == "offline" else {1}:
+                    begin = time.monotonic()
+                    rows = encoded.greedy(decoder) if width == 1 else encoded.beam(decoder, width)
+                    spent = encoded.spent + time.monotonic() - begin
+                    said = [transcriber.tokenizer.decode([token for token, _ in row]) for row in rows]
+                    delay = None
+                    if mode == "streaming" and word_ends is not None:
+                        delay = _delay(encoded, rows, waves, texts, word_ends)
+                    latency = model.latency_ms(context) if context[1] >= 0 else None
+                    found.append(
+                        Score(
+                            split, decoder, mode, latency, *_rates(texts, said), sum(len(t.split()) for t in texts),
+                            seconds, spent / max(seconds, 1e-9), width, delay,
+                        )
+                    )  # fmt: skip
+    order = list(decoders or model.decoders)
+    return sorted(found, key=lambda s: (order.index(s.decoder), s.beam))
+
+
+def _rates(texts: Sequence[str], said: Sequence[str]) -> tuple[float, float]:
+    return float(jiwer.wer(list(texts), list(said))), float(jiwer.cer(list(texts), list(said)))
+
+
+def _delay(
+    encoded: Encoded,
+    rows: Sequence[Sequence[Emission]],
+    waves: Sequence[Tensor],
+    texts: Sequence[str],
+    word_ends: Sequence[list[float] | None],
+) -> Delay | None:
+    """Emission delay over all utterances that could be aligned."""
+    tokenizer, rate = encoded.transcriber.tokenizer, encoded.transcriber.rate
+    found: list[float] = []
+    for row, wave, text, ends in zip(rows, waves, texts, word_ends, strict=True):
+        if ends is not None:
+            found += delays_ms(encoded.module, row, text, ends, tokenizer, len(wave), rate)
+    return summary(found)

@@ -26,6 +26,7 @@ class RecognitionJob:
         ctc: whether the model has a CTC head, whose targets must fit into the steps.
         max_misfits: part of the training utterances that may be too fast for their tokens; they are left out.
         eval_utterances: at most so many utterances of a split are scored, null for all.
+        half: release the weights in fp16.
     """
 
     def __init__(
@@ -36,15 +37,18 @@ class RecognitionJob:
         ctc: bool = True,
         max_misfits: float = 0.01,
         eval_utterances: int | None = None,
+        half: bool = False,
     ) -> None:
         self.kind, self.size, self.step_ms, self.ctc = tokenizer, size, step_ms, ctc
-        self.max_misfits, self.eval_utterances = max_misfits, eval_utterances
+        self.max_misfits, self.eval_utterances, self.half = max_misfits, eval_utterances, half
         self.tokenizer: Tokenizer | None = None
 
     def prepare(self, data: SpeechDataModule, out: Path) -> dict[str, Any]:
         """Tokenizer from the training text, or the run's own where it goes on; returns what the config lacks."""
         folder = out / "tokenizer"
-        if folder.is_dir():
+        if self.tokenizer is not None:  # that of the model which the run starts from
+            tokenizer = self.tokenizer
+        elif folder.is_dir():
             tokenizer = load_tokenizer(folder)
         elif Path(self.kind).is_dir():
             tokenizer = load_tokenizer(Path(self.kind))
@@ -73,7 +77,8 @@ class RecognitionJob:
             raise InputError(
                 f"{len(misfits)} of {len(utterances)} training utterances have more tokens than the encoder has steps "
                 f"(worst: {worst[0]}, {worst[1]} tokens in {worst[2]} steps of {self.step_ms:g} ms), which CTC cannot "
-                "align: use larger pieces (job.tokenizer=unigram job.size=1024) or a transducer alone (model.ctc=null job.ctc=false)"
+                "align: use larger pieces (job.tokenizer=unigram job.size=1024) "
+                "or a transducer alone (model.ctc=null job.ctc=false)"
             )
         return misfits
 
@@ -106,7 +111,7 @@ class RecognitionJob:
             + rows
             + "\n"
         )
-        hub.save(folder, config, model, self.tokenizer, card)
+        hub.save(folder, config, model, self.tokenizer, card, half=self.half)
 
     def table(self, scores: Sequence[Score]) -> Table:
         """Scores for the terminal: a line for every split, decoder and look-ahead."""

@@ -16,15 +16,15 @@ class Joiner(nn.Module):
 
     def project_encoder(self, encoder: Tensor) -> Tensor:
         """(..., encoder_dim) -> (..., dim)."""
-        return self.encoder(encoder)  # type: ignore[no-any-return]
+        return self.encoder(encoder)
 
     def project_predictor(self, predictor: Tensor) -> Tensor:
         """(..., predictor_dim) -> (..., dim)."""
-        return self.predictor(predictor)  # type: ignore[no-any-return]
+        return self.predictor(predictor)
 
     def join(self, encoder: Tensor, predictor: Tensor) -> Tensor:
         """Projected (..., dim) and (..., dim), broadcast -> logits (..., vocab_size + 1)."""
-        return self.out(self.dropout(F.relu(encoder + predictor)))  # type: ignore[no-any-return]
+        return self.out(self.dropout(F.relu(encoder + predictor)))
 
     def forward(self, encoder: Tensor, predictor: Tensor) -> Tensor:
         """(..., encoder_dim) and (..., predictor_dim), broadcast -> logits (..., vocab_size + 1)."""

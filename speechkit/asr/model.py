@@ -81,7 +81,7 @@ class Recognizer(nn.Module):
     def encode(self, wave: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
         """(batch, samples) -> (batch, steps, dim) and the steps of each row, under the masks of a context."""
         features, feature_lengths = self.front(wave, lengths)
-        return self.encoder(features, feature_lengths, context)  # type: ignore[no-any-return]
+        return self.encoder(features, feature_lengths, context)
 
     def streaming(self, context: Context) -> Chain:
         """Samples (batch, time, 1) to encoder steps, chunk by chunk; equal to `encode` under the same context."""

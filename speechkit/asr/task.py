@@ -13,8 +13,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
+from speechkit.asr.flat_start import equal_alignment, flat_start_loss
 from speechkit.asr.model import Recognizer
 from speechkit.data.collate import Batch
+from speechkit.nn.masks import valid_mask
 from speechkit.text import Tokenizer
 
 
@@ -28,6 +30,9 @@ class RecognitionTask(LightningModule):
         scheduler: takes the optimizer; stepped after every optimizer step.
         ctc_weight: w.
         fastemit: weight of FastEmit in the transducer's loss.
+        flat_start: steps over which training goes from equal alignments, in which every token has a share of the
+            utterance by its length, to the objective. On small corpora and batches the objective alone gives the same
+            output, whatever it hears, for thousands of steps.
         spec_augment: masks features (batch, frames, n_mels) given their lengths, in training.
         seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
             an unbroken one would.
@@ -41,6 +46,7 @@ class RecognitionTask(LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         ctc_weight: float = 0.3,
         fastemit: float = 0.005,
+        flat_start: int = 0,
         spec_augment: nn.Module | None = None,
         seed: int = 0,
     ) -> None:
@@ -50,6 +56,10 @@ class RecognitionTask(LightningModule):
         heads = model.decoders
         self.ctc_weight = ctc_weight if len(heads) == 2 else float(heads == ["ctc"])
         self.fastemit, self.spec_augment, self.seed = fastemit, spec_augment, seed
+        self.flat_start = flat_start if model.ctc is not None else 0
+        widths = torch.tensor([float(len(piece)) for piece in tokenizer.pieces])
+        self.register_buffer("widths", widths, persistent=False)
+        self.widths: Tensor
         self.edits = {name: [0, 0] for name in heads}
         self._audio_seconds, self._clock = 0.0, time.monotonic()
 
@@ -64,15 +74,25 @@ class RecognitionTask(LightningModule):
         features, lengths = self.model.front(batch.wave, batch.wave_lengths)
         if self.training and self.spec_augment is not None:
             features = self.spec_augment(features, lengths)
-        return self.model.encoder(features, lengths)  # type: ignore[no-any-return]
+        return self.model.encoder(features, lengths)
 
     def _losses(self, batch: Batch, encoder: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         each = self.model.losses(encoder, lengths, batch.tokens, batch.token_lengths, self.fastemit)
         ctc, transducer = each.ctc.mean(), each.transducer.mean()
-        losses = {"loss": (1 - self.ctc_weight) * transducer + self.ctc_weight * ctc}
+        loss = (1 - self.ctc_weight) * transducer + self.ctc_weight * ctc
+        if self.training and self.global_step < self.flat_start:
+            flat = self.global_step / self.flat_start
+            loss = flat * loss + (1 - flat) * self._flat_loss(batch, encoder, lengths)
+        losses = {"loss": loss}
         if len(self.model.decoders) == 2:
             losses |= {"ctc": ctc, "rnnt": transducer}
         return losses
+
+    def _flat_loss(self, batch: Batch, encoder: Tensor, lengths: Tensor) -> Tensor:
+        assert self.model.ctc is not None
+        widths = self.widths[batch.tokens] * valid_mask(batch.token_lengths, batch.tokens.shape[1])
+        labels = equal_alignment(widths, batch.tokens, lengths, encoder.shape[1], self.model.blank)
+        return flat_start_loss(self.model.ctc(encoder), labels).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective of one batch."""

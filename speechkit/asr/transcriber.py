@@ -1,9 +1,9 @@
-"""Audio to text with a trained recogniser: whole, or as a stream."""
+"""Audio to text with a trained recogniser: whole, in blocks of a stream that give the same text, or live."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,34 +14,34 @@ from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.hypothesis import Hypothesis
-from speechkit.asr.decoding.search import beam_search
-from speechkit.asr.decoding.words import Word, words
+from speechkit.asr.decoding.scoring import Scorer
+from speechkit.asr.decoding.search import make_beam
 from speechkit.asr.model import Recognizer
+from speechkit.asr.pauses import windows
+from speechkit.asr.transcript import Transcript, joined, transcript
+from speechkit.asr.transcript_stream import TranscriptStream
 from speechkit.errors import InputError
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.state import Chunk
 from speechkit.streaming.stream import Stream
 from speechkit.text import Tokenizer
 
+__all__ = ["Transcriber", "Transcript", "TranscriptStream"]
+
 WHOLE_SECONDS = 30.0  # longer audio runs in blocks of the stream, which gives the same result in bounded memory
 BLOCK_SECONDS = 8.0
+WINDOW_SECONDS = 60.0  # a model that needs full context hears longer audio in windows, cut at pauses
 
-Audio = str | Path | np.ndarray | Tensor
+Audio = str | Path | np.ndarray | Tensor | Iterator[np.ndarray]
+Phrases = Sequence[str | tuple[str, float]]
 
 
-@dataclass(frozen=True)
-class Transcript:
-    """What was said."""
+class Search(Protocol):
+    """A decoder that takes the steps of one utterance as they come."""
 
-    text: str
-    words: list[Word]  # with start and end in seconds, and confidence
-    seconds: float
-    hypotheses: list[Hypothesis] = field(default_factory=list, repr=False)  # best first
-
-    @property
-    def confidence(self) -> float:
-        """Mean confidence of the words, 0 where there are none."""
-        return sum(word.confidence for word in self.words) / len(self.words) if self.words else 0.0
+    def init_state(self) -> Any: ...
+    def step(self, encoder: Tensor, state: Any) -> Any: ...
+    def nbest(self, state: Any, count: int = 1, final: bool = True) -> list[Hypothesis]: ...
 
 
 class Transcriber:
@@ -58,13 +58,18 @@ class Transcriber:
 
     @property
     def latencies_ms(self) -> list[float]:
-        """The look-aheads that the model offers, longest first; empty where it needs full context."""
-        limited = [context for context in self.model.contexts if min(context) >= 0 and self.model.encoder.causal]
+        """The look-aheads that the model can stream with, longest first; empty where it needs full context."""
+        limited = [context for context in self.model.contexts if self._streams(context)]
         return sorted((self.model.latency_ms(context) for context in limited), reverse=True)
 
     def context(self, latency_ms: float | None) -> Context:
-        """The context for a latency; without one, the model's first."""
-        return self.model.contexts[0] if latency_ms is None else self.model.context_at(latency_ms)
+        """The context of the longest look-ahead that is not over `latency_ms`; without one, the model's first."""
+        if latency_ms is None:
+            return self.model.contexts[0]
+        try:
+            return self.model.context_at(latency_ms)
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
     def greedy(self, decoder: str | None = None, hotwords: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
         """A greedy decoder: ``rnnt`` or ``ctc``; without a name the first that the model has."""
@@ -75,7 +80,7 @@ class Transcriber:
             return CtcGreedy(self.model.ctc, booster=hotwords)
         raise InputError(f"this model has the decoders {', '.join(self.model.decoders)}, got {decoder!r}")
 
-    def booster(self, hotwords: Sequence[str | tuple[str, float]] | None, weight: float = 2.0) -> PhraseBooster | None:
+    def booster(self, hotwords: Phrases | None, weight: float = 2.0) -> PhraseBooster | None:
         """Phrases as plain text, checked against the tokenizer."""
         return PhraseBooster(self.tokenizer, list(hotwords), weight) if hotwords else None
 
@@ -87,39 +92,39 @@ class Transcriber:
         latency_ms: float | None = None,
         decoder: str | None = None,
         beam: int = 1,
-        hotwords: Sequence[str | tuple[str, float]] | None = None,
+        hotwords: Phrases | None = None,
         hotword_weight: float = 2.0,
         nbest: int = 1,
+        scorers: Sequence[Scorer[Any]] = (),
     ) -> Transcript:
-        """Text of a file, or of samples in [-1, 1] at `rate`, under the masks of the context for `latency_ms`.
+        """Text under the masks of the context for `latency_ms`; memory does not grow with the length of the audio.
 
-        With ``beam > 1`` the search keeps so many hypotheses and gives the `nbest` best of them.
+        A model that needs full context hears more than a minute in windows of at most a minute, cut at pauses.
+
+        Args:
+            source: a file, samples in [-1, 1] at `rate`, or an iterator of pieces of them such as `audio.blocks`.
+            rate: of samples, Hz; the model's where none is given.
+            latency_ms: look-ahead; the model's first context where none is given.
+            decoder: ``rnnt`` or ``ctc``; the first that the model has where none is given.
+            beam: hypotheses that a search keeps; 1 is greedy decoding.
+            hotwords: phrases to favour, or pairs of a phrase and the factor on `hotword_weight`.
+            hotword_weight: nats per token.
+            nbest: how many of the hypotheses to give; of audio in windows there is one.
+            scorers: what else counts in a search, such as `NgramScorer`; needs a beam.
         """
-        wave = self._samples(source, rate)
+        if scorers and beam < 2:
+            raise InputError("a language model needs a beam search: give a beam of 2 or more")
+        if nbest > beam:
+            raise InputError(f"a beam of {beam} has no {nbest} best hypotheses: give a beam of {nbest} or more")
         booster = self.booster(hotwords, hotword_weight)
-        steps = self.encode(wave, self.context(latency_ms))
         if beam > 1:
-            found = beam_search(self.model, decoder or self.model.decoders[0], steps, beam, booster)[:nbest]
+            boosters: list[Scorer[Any]] = [] if booster is None else [booster]
+            search: Search = make_beam(self.model, decoder or self.model.decoders[0], beam, [*boosters, *scorers])
         else:
-            greedy = self.greedy(decoder, booster)
-            found = [hypothesis(greedy(steps[None], torch.tensor([len(steps)], device=steps.device)))]
-        return self.transcript(found, len(wave) / self.rate)
-
-    def transcript(self, found: list[Hypothesis], seconds: float) -> Transcript:
-        """Hypotheses, best first, as text and words."""
-        best = found[0]
-        return Transcript(
-            self.tokenizer.decode(best.tokens),
-            words(best, self.tokenizer, self.model.step_ms, seconds=seconds),
-            seconds,
-            found,
-        )
-
-    def encode(self, wave: Tensor, context: Context) -> Tensor:
-        """(samples,) -> (steps, dim). Long audio runs in blocks, with the same result."""
-        if len(wave) <= WHOLE_SECONDS * self.rate or not self.latencies_ms:
-            return self.model.encode(wave[None], torch.tensor([len(wave)], device=wave.device), context)[0][0]
-        return torch.cat(list(self.encode_blocks(wave[:, None].split(self.rate), context)))
+            search = GreedySearch(self.greedy(decoder, booster))
+        count = _Count(self._pieces(source, rate))
+        found = self._decode(count, self.context(latency_ms), search, nbest)
+        return transcript(found, self.tokenizer, self.model.step_ms, count.samples / self.rate)
 
     def encode_blocks(self, pieces: Iterable[Tensor], context: Context) -> Iterator[Tensor]:
         """Pieces (samples, 1) -> encoder steps (steps, dim) as they come, many attention chunks a call."""
@@ -135,68 +140,112 @@ class Transcriber:
         latency_ms: float | None = None,
         rate: int | None = None,
         decoder: str | None = None,
-        hotwords: Sequence[str | tuple[str, float]] | None = None,
+        hotwords: Phrases | None = None,
         hotword_weight: float = 2.0,
-    ) -> "TranscriptStream":
+    ) -> TranscriptStream:
         """A stream of samples at `rate` (the model's where none is given) with a look-ahead of at most `latency_ms`."""
-        if not self.latencies_ms:
-            raise InputError("this model was trained with full context: it cannot stream; use transcribe() instead")
+        limited = [context for context in self.model.contexts if self._streams(context)]
+        if not limited:
+            raise InputError("this model was trained with full context: it cannot stream, only hear whole recordings")
+        context = limited[0] if latency_ms is None else self.context(latency_ms)
+        if context not in limited:
+            raise InputError(f"the model's context {list(context)} is not limited: it cannot stream")
         greedy = self.greedy(decoder, self.booster(hotwords, hotword_weight))
-        return TranscriptStream(self, self.context(latency_ms), greedy, rate or self.rate)
+        return TranscriptStream(self.model, self.tokenizer, context, greedy, rate or self.rate)
 
-    def _samples(self, source: Audio, rate: int | None) -> Tensor:
-        if isinstance(source, str | Path):
-            wave = audio.read(source, self.rate)
+    def _streams(self, context: Context) -> bool:
+        """Whether the model can run chunk by chunk at a context."""
+        return min(context) >= 0 and self.model.encoder.causal and self.model.front.normalize is None
+
+    def _decode(self, pieces: Iterator[np.ndarray], context: Context, search: Search, nbest: int) -> list[Hypothesis]:
+        """Hypotheses, best first: short audio under masks, long audio in blocks of the stream or in windows."""
+        limit = WHOLE_SECONDS if self._streams(context) else WINDOW_SECONDS
+        head = np.zeros(0, np.float32)
+        for piece in pieces:
+            head = np.concatenate([head, piece])
+            if len(head) > limit * self.rate:
+                break
         else:
-            wave = audio.prepare(np.asarray(source), rate or self.rate, self.rate)
+            return self._whole(head, context, search, nbest)
+        everything = chain([head], pieces)
+        if not self._streams(context):
+            return [self._windowed(everything, context, search)]
+        state = search.init_state()
+        for steps in self.encode_blocks((self._tensor(piece)[:, None] for piece in everything), context):
+            state = search.step(steps, state)
+        return search.nbest(state, nbest)
+
+    def _whole(self, wave: np.ndarray, context: Context, search: Search, nbest: int) -> list[Hypothesis]:
+        """Hypotheses of (samples,) under the masks of a context."""
+        state = search.init_state()
+        if len(wave):
+            tensor = self._tensor(wave)
+            lengths = torch.tensor([len(wave)], device=tensor.device)
+            steps, step_lengths = self.model.encode(tensor[None], lengths, context)
+            state = search.step(steps[0, : int(step_lengths[0])], state)  # beyond them lies padding
+        return search.nbest(state, nbest)
+
+    def _windowed(self, pieces: Iterable[np.ndarray], context: Context, search: Search) -> Hypothesis:
+        grid = round(self.rate * self.model.step_ms / 1000)
+        begin, parts = 0, []
+        for window in windows(pieces, self.rate, WINDOW_SECONDS, grid):
+            parts.append((begin // grid, self._whole(window, context, search, 1)[0]))
+            begin += len(window)
+        return joined(parts, self.tokenizer)
+
+    def _pieces(self, source: Audio, rate: int | None) -> Iterator[np.ndarray]:
+        """Pieces (samples,) float32 at the model's rate."""
+        if isinstance(source, str | Path):
+            yield from audio.blocks(source, self.rate)
+        elif isinstance(source, np.ndarray | Tensor):
+            samples = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+            wave = audio.prepare(samples, rate or self.rate, self.rate)
+            yield from (wave[begin : begin + self.rate] for begin in range(0, len(wave), self.rate))
+        else:
+            resampler = audio.StreamResampler(rate or self.rate, self.rate)
+            for piece in source:
+                yield resampler.push(audio.checked(piece))
+            yield resampler.flush()
+
+    def _tensor(self, wave: np.ndarray) -> Tensor:
         return torch.from_numpy(wave).to(self.model.front.window.device)
 
 
-class TranscriptStream:
-    """One stream of audio becoming text; greedy, so what was said is never taken back."""
+class GreedySearch:
+    """A greedy decoder as a search with one hypothesis."""
 
-    def __init__(self, owner: Transcriber, context: Context, greedy: CtcGreedy | RnntGreedy, rate: int) -> None:
-        self.owner = owner
-        self._stream = Stream(Chain(*owner.model.streaming(context).modules, greedy))
-        self._resampler = audio.StreamResampler(rate, owner.rate)
-        self._hypothesis = Hypothesis([], [], [], 0.0)
-        self._samples = 0
+    def __init__(self, greedy: CtcGreedy | RnntGreedy) -> None:
+        self.greedy = greedy
 
-    @property
-    def text(self) -> str:
-        """The text so far."""
-        return self.owner.tokenizer.decode(self._hypothesis.tokens)
+    def init_state(self) -> tuple[Any, Hypothesis]:
+        """A stream that has not begun."""
+        return self.greedy.init_state(1), Hypothesis([], [], [], 0.0)
 
-    @property
-    def words(self) -> list[Word]:
-        """The words so far; the last may still grow."""
-        return words(self._hypothesis, self.owner.tokenizer, self.owner.model.step_ms)
+    def step(self, encoder: Tensor, state: tuple[Any, Hypothesis]) -> tuple[Any, Hypothesis]:
+        """(steps, encoder_dim), any number of steps, and the state after them."""
+        inner, found = state
+        if not len(encoder):
+            return state
+        lengths = torch.tensor([len(encoder)], device=encoder.device)
+        x = Chunk(encoder[None], lengths, torch.zeros_like(lengths, dtype=torch.bool))
+        emitted, inner = self.greedy.step(x, inner)
+        return inner, found.extended(emitted.values[0, : int(emitted.lengths[0])])
 
-    @torch.inference_mode()
-    def push(self, samples: np.ndarray) -> "TranscriptStream":
-        """(samples,) float in [-1, 1], any number of them; returns itself, with `text` and `words` up to date."""
-        self._take(self._resampler.push(audio.checked(samples)))
+    def nbest(self, state: tuple[Any, Hypothesis], count: int = 1, final: bool = True) -> list[Hypothesis]:
+        """The hypothesis."""
+        return [state[1]]
+
+
+class _Count:
+    """Counts the samples that pass."""
+
+    def __init__(self, pieces: Iterator[np.ndarray]) -> None:
+        self.pieces, self.samples = pieces, 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
         return self
 
-    @torch.inference_mode()
-    def finish(self) -> Transcript:
-        """Ends the stream: everything that was held back is decoded."""
-        self._take(self._resampler.flush())
-        self._append(self._stream.flush())
-        return self.owner.transcript([self._hypothesis], self._samples / self.owner.rate)
-
-    def _take(self, samples: np.ndarray) -> None:
-        self._samples += len(samples)
-        if len(samples):
-            device = self.owner.model.front.window.device
-            self._append(self._stream.push(torch.from_numpy(samples).to(device)[:, None]))
-
-    def _append(self, pieces: list[Tensor]) -> None:
-        for piece in pieces:
-            self._hypothesis = self._hypothesis.extended(piece)
-
-
-def hypothesis(emitted: Any) -> Hypothesis:
-    """What a greedy decoder emitted for one row, a `Chunk` of (token, step, log-probability), as a hypothesis."""
-    chunk: Chunk = emitted
-    return Hypothesis([], [], [], 0.0).extended(chunk.values[0, : int(chunk.lengths[0])])
+    def __next__(self) -> np.ndarray:
+        piece = next(self.pieces)
+        self.samples += len(piece)
+        return piece

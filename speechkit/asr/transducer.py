@@ -20,7 +20,7 @@ def transducer_loss(
     lengths: Tensor,
     target_lengths: Tensor,
     fastemit: float = 0.0,
-    max_logits: int = MAX_LOGITS,
+    max_logits: int | None = None,
 ) -> Tensor:
     """Loss of each utterance (Graves 2012, equation 17; FastEmit: Yu et al. 2021, equation 9).
 
@@ -35,7 +35,7 @@ def transducer_loss(
         lengths: (batch,) valid steps.
         target_lengths: (batch,) tokens.
         fastemit: weight of FastEmit; the value is the plain loss times ``1 + fastemit``.
-        max_logits: numbers that one slice of the joint may hold.
+        max_logits: numbers that one slice of the joint may hold, `MAX_LOGITS` where none is given.
 
     Returns:
         (batch,) float32 (float64 for float64 input) losses; zero where a row has no steps.
@@ -43,7 +43,7 @@ def transducer_loss(
     enc, pred = joiner.project_encoder(encoder), joiner.project_predictor(predictor)
     batch, steps, _ = enc.shape
     cells = batch * pred.shape[1] * joiner.out.out_features
-    size = max(1, min(steps, max_logits // max(cells, 1)))
+    size = max(1, min(steps, (max_logits or MAX_LOGITS) // max(cells, 1)))
     blanks, labels = [], []
     for piece in enc.split(size, dim=1):
         if size < steps and torch.is_grad_enabled():
@@ -73,7 +73,7 @@ def lattice_loss(
     blank: Tensor, label: Tensor, lengths: Tensor, target_lengths: Tensor, fastemit: float = 0.0
 ) -> Tensor:
     """Loss from log-probabilities of blank (batch, steps, tokens + 1) and label (batch, steps, tokens): (batch,)."""
-    return _Lattice.apply(blank, label, lengths, target_lengths, fastemit)  # type: ignore[no-untyped-call,no-any-return]
+    return _Lattice.apply(blank, label, lengths, target_lengths, fastemit)
 
 
 class _Lattice(torch.autograd.Function):
@@ -86,11 +86,9 @@ class _Lattice(torch.autograd.Function):
         inside = (torch.arange(label.shape[2], device=label.device) < target_lengths[:, None])[:, None]
         arcs = torch.where(inside, label.double(), 0.0)
         stay = blank.double()
-        beta = _backward_scores(stay, arcs, lengths, target_lengths)
-        total = beta[:, 0].gather(1, torch.zeros_like(target_lengths)[:, None])[:, 0]
-        total = torch.where(lengths > 0, total, 0.0)
+        alpha, beta = _forward_backward(stay, arcs, lengths, target_lengths)
+        total = torch.where(lengths > 0, beta[:, 0, 0], 0.0)
         if blank.requires_grad or label.requires_grad:
-            alpha = _forward_scores(stay, arcs)
             after = _after_blank(beta, lengths, target_lengths)
             base = alpha - total[:, None, None]
             steps = torch.arange(blank.shape[1], device=blank.device) < lengths[:, None]
@@ -109,26 +107,38 @@ class _Lattice(torch.autograd.Function):
         return blank * scale, label * scale, None, None, None
 
 
-def _forward_scores(blank: Tensor, label: Tensor) -> Tensor:
-    """alpha (batch, steps, tokens + 1): log-probability of reaching a cell."""
-    # Within a step, alpha[u] sums over where the step was entered, v <= u, times the labels v..u: a cumulative sum.
-    offset = F.pad(label.cumsum(-1), (1, 0))
-    alpha = [offset[:, 0]]
-    for t in range(1, blank.shape[1]):
-        alpha.append((alpha[-1] + blank[:, t - 1] - offset[:, t]).logcumsumexp(-1) + offset[:, t])
-    return torch.stack(alpha, 1)
+def _forward_backward(blank: Tensor, label: Tensor, lengths: Tensor, target_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of reaching each cell, and of the end from it: (batch, steps, tokens + 1) each.
+
+    Backwards, every row's lattice turned round is one that begins in its first cell: both go through one loop.
+    """
+    label = F.pad(label, (0, 1))
+    step = torch.arange(blank.shape[1], device=blank.device)
+    cell = torch.arange(blank.shape[2], device=blank.device)
+    turned_step, turned_cell = lengths[:, None] - 1 - step, target_lengths[:, None] - cell
+
+    def turn(x: Tensor) -> Tensor:
+        x = x.gather(1, turned_step.clamp(min=0)[..., None].expand_as(x))
+        return x.gather(2, turned_cell.clamp(min=0)[:, None].expand_as(x))
+
+    stay = torch.cat([F.pad(blank[:, :-1], (0, 0, 1, 0)), turn(blank)])
+    reached = _reach(stay, torch.cat([F.pad(label[..., :-1], (1, 0)), turn(label)]))
+    alpha, beta = reached.chunk(2)
+    within = (turned_step >= 0)[..., None] & (turned_cell >= 0)[:, None]
+    return alpha, torch.where(within, turn(beta), -torch.inf)
 
 
-def _backward_scores(blank: Tensor, label: Tensor, lengths: Tensor, target_lengths: Tensor) -> Tensor:
-    """beta (batch, steps, tokens + 1): log-probability of the end from a cell."""
-    offset = F.pad(label.flip(-1).cumsum(-1).flip(-1), (0, 1))
-    end = _end(blank.shape[2], target_lengths)
-    ahead, beta = end, []
-    for t in range(blank.shape[1] - 1, -1, -1):
-        ahead = torch.where((lengths == t + 1)[:, None], end, ahead)
-        ahead = (ahead + blank[:, t] - offset[:, t]).flip(-1).logcumsumexp(-1).flip(-1) + offset[:, t]
-        beta.append(ahead)
-    return torch.stack(beta[::-1], 1)
+def _reach(stay: Tensor, emit: Tensor) -> Tensor:
+    """Log-probabilities of reaching the cells, by `stay` from the step before or by `emit` from the cell before.
+
+    Along a cell's steps these are cumulative sums, so the loop is over the tokens, which are fewer than the steps.
+    """
+    stay, emit = stay.permute(2, 0, 1).cumsum(-1), emit.permute(2, 0, 1)
+    enter = emit - stay
+    reached = [stay[0]]
+    for u in range(1, len(stay)):
+        reached.append((reached[-1] + enter[u]).logcumsumexp(-1) + stay[u])
+    return torch.stack(reached, -1)
 
 
 def _after_blank(beta: Tensor, lengths: Tensor, target_lengths: Tensor) -> Tensor:

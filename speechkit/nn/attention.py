@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechkit.nn.linear import Linear
+
 MASKED = -10000.0  # finite, so that a row with nothing to see stays finite; exp underflows to zero
 
 
@@ -19,9 +21,12 @@ def relative_positions(first: int, count: int, dim: int, like: Tensor) -> Tensor
 
 def relative_shift(scores: Tensor, keys: int) -> Tensor:
     """(..., queries, queries + keys - 1) by falling distance -> (..., queries, keys) (Dai et al. 2019, appendix B)."""
-    *batch, queries, distances = scores.shape
-    scores = F.pad(scores, (1, 0)).reshape(*batch, distances + 1, queries)
-    return scores[..., 1:, :].reshape(*batch, queries, distances)[..., :keys]
+    queries, distances = scores.shape[-2:]
+    if queries == 1:
+        return scores[..., :keys]
+    # Row i begins at distance queries - 1 - i: with rows one entry shorter, every row begins at the first entry.
+    flat = scores.flatten(-2)[..., queries - 1 : queries * distances - 1]
+    return flat.unflatten(-1, (queries, distances - 1))[..., :keys]
 
 
 class RelativeAttention(nn.Module):
@@ -32,22 +37,29 @@ class RelativeAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}")
         self.heads, self.head_dim, self.dropout = heads, dim // heads, dropout
-        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
-        self.out = nn.Linear(dim, dim, bias=bias)
-        self.position = nn.Linear(dim, dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim, bias=bias)
+        self.out = Linear(dim, dim, bias=bias)
+        self.position = Linear(dim, dim, bias=False)
         self.content_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
         self.position_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(batch, time, dim) -> query, key, value, each (batch, heads, time, head_dim)."""
-        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = self.by_head(self.qkv(x), 3)
         return q, k, v
+
+    def by_head(self, x: Tensor, parts: int) -> Tensor:
+        """(batch, time, parts * dim) -> (parts, batch, heads, time, head_dim)."""
+        return x.unflatten(2, (parts, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
 
     def positions(self, first: int, count: int) -> Tensor:
         """Projected sinusoids of the distances first, first - 1, ...: (heads, head_dim, count)."""
         weight = self.position.weight
-        sinusoids = relative_positions(first, count, weight.shape[1], weight)
-        return self.position(sinusoids).view(count, self.heads, self.head_dim).permute(1, 2, 0)
+        return self.project_positions(relative_positions(first, count, weight.shape[1], weight))
+
+    def project_positions(self, sinusoids: Tensor) -> Tensor:
+        """(count, dim) -> (heads, head_dim, count)."""
+        return self.position(sinusoids).view(-1, self.heads, self.head_dim).permute(1, 2, 0)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
         """Queries over keys; `bias` (batch, 1, queries, keys) is 0 where a query may look and MASKED elsewhere."""
@@ -59,11 +71,10 @@ class RelativeAttention(nn.Module):
         x = F.scaled_dot_product_attention(content, k, v, attn_mask=bias.to(content.dtype), dropout_p=dropout)
         return self.out(x.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(batch, time, dim) and (batch, time, time) bool -> (batch, time, dim)."""
-        time = x.shape[1]
+    def forward(self, x: Tensor, bias: Tensor, sinusoids: Tensor) -> Tensor:
+        """(batch, time, dim), `attention_bias`, sinusoids from time - 1 down to 1 - time -> (batch, time, dim)."""
         q, k, v = self.project(x)
-        return self.attend(q, k, v, self.positions(time - 1, 2 * time - 1), attention_bias(mask, x.dtype))
+        return self.attend(q, k, v, self.project_positions(sinusoids), bias)
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechkit.nn.linear import Linear
 from speechkit.nn.masks import valid_mask
 from speechkit.streaming.state import Chunk, queue_pop, queue_push
 
@@ -43,7 +44,7 @@ class Subsampling(nn.Module):
         bands = n_mels
         for _ in range(3):
             bands = (bands + sum(self.padding) - 3) // 2 + 1
-        self.out = nn.Linear(channels * bands, dim)
+        self.out = Linear(channels * bands, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -36,6 +36,7 @@ def test_fastemit_scales_the_loss_and_only_the_label_arcs() -> None:
         b, a = blank.clone().requires_grad_(), label.clone().requires_grad_()
         loss = lattice_loss(b, a, lengths, target_lengths, fastemit)
         loss.sum().backward()
+        assert a.grad is not None
         gradients.append((loss.detach(), b.grad, a.grad))
     torch.testing.assert_close(gradients[1][0], 1.5 * gradients[0][0])
     torch.testing.assert_close(gradients[1][1], gradients[0][1])

@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 import speechkit
-from demo.transcribe_stream import main
+from demo.transcribe_stream import BLOCK_S, main
 from speechkit import audio, hub
 from speechkit.release import build
 from speechkit.text import CharTokenizer
@@ -69,3 +70,30 @@ def test_a_microphone_that_is_not_there_is_said_in_a_sentence(
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert main([release]) == 2
     assert "mic" in capsys.readouterr().err
+
+
+def test_the_microphone_is_heard_until_ctrl_c(
+    release: str, speech: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class InputStream:
+        def __init__(self, samplerate: int, channels: int, dtype: str) -> None:
+            self.blocks = audio.blocks(speech, samplerate, BLOCK_S)
+
+        def __enter__(self) -> "InputStream":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def read(self, count: int) -> tuple[np.ndarray, bool]:
+            block = next(self.blocks, None)
+            if block is None:
+                raise KeyboardInterrupt
+            return block[:, None], False
+
+    device = ModuleType("sounddevice")
+    device.InputStream = InputStream  # type: ignore[attr-defined]
+    device.PortAudioError = OSError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sounddevice", device)
+    assert main([release]) == 0
+    assert capsys.readouterr().out.strip() == speechkit.load(release).transcribe(speech).text

@@ -32,20 +32,20 @@ def words(
     token, and ends `tail_ms` after the step of its last one, earlier where the next word starts or the audio (of
     `seconds`) ends.
     """
-    groups = _groups(hypothesis.tokens, tokenizer.pieces)
+    groups = token_groups(hypothesis.tokens, tokenizer.pieces)
     starts = [hypothesis.steps[group[0]] * step_ms / 1000 for group in groups] + [float("inf")]
     found = []
     for group, start, following in zip(groups, starts, starts[1:], strict=False):
         end = (hypothesis.steps[group[-1]] + 1) * step_ms / 1000 + tail_ms / 1000
         end = max(start, min(end, following, float("inf") if seconds is None else seconds))
-        text = tokenizer.decode([hypothesis.tokens[i] for i in group])
+        text = " ".join(tokenizer.decode([hypothesis.tokens[i] for i in group]).split())  # " ⁇ " of <unk>
         mean = sum(hypothesis.log_probs[i] for i in group) / len(group)
         if text:
             found.append(Word(text, round(start, 3), round(end, 3), min(1.0, exp(mean))))
     return found
 
 
-def _groups(tokens: list[int], pieces: list[str]) -> list[list[int]]:
+def token_groups(tokens: list[int], pieces: list[str]) -> list[list[int]]:
     """Positions of the tokens of each word; spaces and word starts without letters belong to the word after them."""
     groups: list[list[int]] = []
     open_word = False

@@ -1,0 +1,118 @@
+"""One stream of audio becoming text."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechkit import audio
+from speechkit.asr.conformer import Context
+from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
+from speechkit.asr.decoding.hypothesis import Hypothesis
+from speechkit.asr.decoding.words import Word, words
+from speechkit.asr.model import Recognizer
+from speechkit.asr.transcript import Transcript, plain, transcript
+from speechkit.streaming.chain import Chain
+from speechkit.streaming.stream import Stream
+from speechkit.text import WORD_START, Tokenizer
+
+
+class TranscriptStream:
+    """Audio in, text out as it becomes known; greedy, so what was said is never taken back.
+
+    Args:
+        model, tokenizer: the recogniser.
+        context: its look-ahead, fixed for the stream.
+        greedy: decoder of one of its heads.
+        rate: of what is pushed, Hz.
+
+    Attributes:
+        settled: the words that are complete, because another one has begun after them.
+    """
+
+    def __init__(
+        self, model: Recognizer, tokenizer: Tokenizer, context: Context, greedy: CtcGreedy | RnntGreedy, rate: int
+    ) -> None:
+        self.model, self.tokenizer, self.context = model, tokenizer, context
+        self.settled: list[Word] = []
+        self._stream = Stream(Chain(*model.streaming(context).modules, greedy))
+        self._resampler = audio.StreamResampler(rate, model.front.sample_rate)
+        self._found = Hypothesis([], [], [], 0.0)  # its lists grow in place: a copy a chunk adds up over hours
+        self._begin = 0  # where the tokens of the open word begin
+        self._samples = 0
+        self._over = False
+
+    @property
+    def open(self) -> str:
+        """The word that may still grow, as far as it is known; empty where there is none."""
+        return plain(self.tokenizer.decode(self._found.tokens[self._begin :]))
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return " ".join([word.text for word in self.settled] + [self.open] * bool(self.open))
+
+    @property
+    def words(self) -> list[Word]:
+        """The words so far; the last may still grow."""
+        return self.settled + words(self._part(self._begin, None), self.tokenizer, self.model.step_ms)
+
+    @torch.inference_mode()
+    def push(self, samples: np.ndarray) -> "TranscriptStream":
+        """(samples,) float in [-1, 1], any number of them; returns itself, with `text` and `words` up to date."""
+        if self._over:
+            raise ValueError("this stream was finished: begin another one")
+        self._take(self._resampler.push(audio.checked(samples)))
+        return self
+
+    @torch.inference_mode()
+    def finish(self) -> Transcript:
+        """Ends the stream: everything that was held back is decoded."""
+        if not self._over:
+            self._over = True
+            self._take(self._resampler.flush())
+            self._append(self._stream.flush())
+        found = replace(self._found, score=sum(self._found.log_probs))
+        return transcript([found], self.tokenizer, self.model.step_ms, self._samples / self.model.front.sample_rate)
+
+    def _take(self, samples: np.ndarray) -> None:
+        self._samples += len(samples)
+        if len(samples):
+            self._append(self._stream.push(torch.from_numpy(samples).to(self.model.front.window.device)[:, None]))
+
+    def _append(self, pieces: Sequence[Tensor]) -> None:
+        before = len(self._found.tokens)
+        for token, step, log_prob in (row for piece in pieces for row in piece.tolist()):
+            self._found.tokens.append(int(token))
+            self._found.steps.append(int(step))
+            self._found.log_probs.append(log_prob)
+        if len(self._found.tokens) > before:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Moves the words before the last one to those that are complete."""
+        begin = self._last_word()
+        if begin == self._begin:
+            return
+        complete = words(self._part(self._begin, begin), self.tokenizer, self.model.step_ms)
+        if complete:
+            following = round(self._found.steps[begin] * self.model.step_ms / 1000, 3)
+            complete[-1] = replace(complete[-1], end_s=min(complete[-1].end_s, following))
+        self.settled += complete
+        self._begin = begin
+
+    def _last_word(self) -> int:
+        """Where the last word with letters begins."""
+        pieces = [self.tokenizer.pieces[token] for token in self._found.tokens[self._begin :]]
+        letters = False
+        for i in range(len(pieces) - 1, 0, -1):
+            letters = letters or pieces[i] not in (" ", WORD_START)
+            if letters and pieces[i] != " " and (pieces[i].startswith(WORD_START) or pieces[i - 1] == " "):
+                return self._begin + i
+        return self._begin
+
+    def _part(self, begin: int, end: int | None) -> Hypothesis:
+        found = self._found
+        return Hypothesis(found.tokens[begin:end], found.steps[begin:end], found.log_probs[begin:end], 0.0)

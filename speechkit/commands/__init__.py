@@ -1,0 +1,1 @@
+"""What the subcommands of `speechkit` do, a module each."""

@@ -1,0 +1,112 @@
+"""`speechkit eval` from its command line to what it writes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechkit import audio, eval
+from tests.asr import tiny
+
+TEXTS = ["a bad cab", "fed a hag", "a bed", "deaf"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.release(tmp_path_factory.mktemp("model") / "release")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A manifest of four utterances."""
+    records = []
+    for i, text in enumerate(TEXTS):
+        audio.write(tmp_path / f"{i}.wav", tiny.babble(0.8 + i / 3, seed=i), tiny.RATE)
+        records.append({"id": f"u{i}", "path": f"{i}.wav", "text": text})
+    manifest = tmp_path / "test.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, records)))
+    return manifest
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["speechkit eval", "device=cpu", *map(str, words)])
+    eval.main()
+
+
+def scores(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "scores.json").read_text())
+    return found
+
+
+def test_scores_a_table_and_a_picture_are_written(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run(monkeypatch, f"model={model}", f"data.test=[{corpus}]", f"out={out}")
+    found = scores(out)
+    assert found["skipped"] == {str(corpus): []}
+    assert [(s["decoder"], s["latency_ms"], s["mode"]) for s in found["scores"]] == [
+        (decoder, latency, mode)
+        for decoder in ("rnnt", "ctc") for latency in (80, 0) for mode in ("offline", "streaming")
+    ]  # fmt: skip
+    for s in found["scores"]:
+        assert s["words"] == sum(len(text.split()) for text in TEXTS)
+        assert s["seconds"] == pytest.approx(sum(0.2 * round((0.8 + i / 3) / 0.2) for i in range(4)))
+        assert s["delay"] is None or set(s["delay"]) == {"mean", "p50", "p90", "words"}
+    pairs = zip(found["scores"][::2], found["scores"][1::2], strict=True)
+    assert all(offline["wer"] == streaming["wer"] for offline, streaming in pairs)
+    assert (out / "wer.png").read_bytes()[:4] == b"\x89PNG"
+    assert "rnnt" in (out / "scores.txt").read_text()
+    assert str(out) in capsys.readouterr().out
+
+
+def test_a_part_can_be_scored(model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["limit=2", "latencies_ms=[0]", "decoders=[ctc]", "modes=[offline]", "beam=3"]
+    run(monkeypatch, f"model={model}", f"data.test=[{corpus}]", f"out={tmp_path / 'out'}", *words)
+    found = scores(tmp_path / "out")["scores"]
+    assert [(s["beam"], s["latency_ms"], s["words"]) for s in found] == [(1, 0, 6), (3, 0, 6)]
+
+
+def test_broken_files_are_named_and_counted(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (corpus.parent / "1.wav").unlink()
+    broken = corpus.parent / "2.wav"
+    broken.write_bytes(b"RIFF, but no more")
+    soundfile.write(corpus.parent / "3.wav", np.full(16000, np.nan), 16000, subtype="FLOAT")  # its header is good
+    words = ["decoders=[ctc]", "modes=[offline]"]
+    run(monkeypatch, f"model={model}", f"data.test=[{corpus}]", f"out={tmp_path / 'out'}", *words)
+    skipped = scores(tmp_path / "out")["skipped"][str(corpus)]
+    assert len(skipped) == 3
+    assert all(f"{i}.wav" in skipped[i - 1] for i in (1, 2, 3))
+    assert "1 utterances, 3 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "name a model: model=FOLDER"),
+        (["model=nowhere/at/all"], "nowhere/at/all"),
+        (["model={model}", "data.rot=x"], "no option 'data.rot' (did you mean data.root"),
+        (["model={model}", "data.test=[none.jsonl]"], "none.jsonl"),
+        (
+            ["model={model}", "data.test=[{corpus}]", "decoders=[attention]", "delay=false"],
+            "rnnt, ctc, got 'attention'",
+        ),
+        (["model={model}", "data.test=[{corpus}]", "modes=[sideways]"], "sideways"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(
+    words: list[str], sentence: str, model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, f"out={tmp_path / 'out'}", *(word.format(model=model, corpus=corpus) for word in words))
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert sentence in said
