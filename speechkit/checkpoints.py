@@ -9,9 +9,38 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from speechkit.errors import InputError
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes beside the file that is replaced, so that a kill or a full disk leaves the former one; reads data alone.
+
+    Lightning's own goes through the system's folder for temporary files, from where a move to another disk is a copy.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises InputError where the disk does not take it."""
+        part = Path(f"{path}.part")
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError
+            part.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise InputError(f"the checkpoint {path} cannot be written: {reason}; the former ones are whole") from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Raises InputError where the file is no checkpoint, or is damaged; never runs code that is in it."""
+        return read(Path(path))
 
 
 class SaveOnInterrupt(Callback):
@@ -46,7 +75,10 @@ def writable(folder: Path) -> Path:
 
 @contextmanager
 def first_rank_first(out: Path) -> Iterator[None]:
-    """Lets the first process prepare a run's data while the others, under torchrun or SLURM, wait for it."""
+    """Lets the first process prepare a run's data while the others, under torchrun or SLURM, wait for it.
+
+    Those that Lightning starts itself begin when the first process has done so, and inherit its word for it.
+    """
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
     launch = os.environ.get("MASTER_PORT") or os.environ.get("SLURM_JOB_ID") or "alone"
     ready = out / f".ready-{launch}"
@@ -54,8 +86,9 @@ def first_rank_first(out: Path) -> Iterator[None]:
         ready.unlink(missing_ok=True)
         yield
         ready.touch()
+        os.environ["SPEECHKIT_READY"] = str(out)
         return
-    while not ready.exists():
+    while os.environ.get("SPEECHKIT_READY") != str(out) and not ready.exists():
         time.sleep(0.2)
     yield
 
@@ -66,16 +99,25 @@ def last_checkpoint(out: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    """The task's weights in a checkpoint.
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint of Lightning's, on the CPU.
 
     Raises:
         InputError: the file is no checkpoint, or is damaged.
     """
     try:
-        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint["state_dict"], dict):
+            raise TypeError("it holds no weights")
     except Exception as error:
-        raise InputError(f"{path} is not a checkpoint that can be read: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is not a checkpoint that can be read: {reason}") from None
+    return checkpoint
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The task's weights in a checkpoint; raises as `read`."""
+    state: dict[str, torch.Tensor] = read(path)["state_dict"]
     return state
 
 

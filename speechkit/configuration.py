@@ -1,8 +1,10 @@
 """Hydra configuration shared by the entry points: helpful refusals, and what the embedded corpus changes."""
 
 import difflib
+import errno
 import re
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +16,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechkit.errors import InputError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk says that takes no more
+
 
 def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Like `hydra.main`, with one readable sentence and exit code 2 for bad input, and 130 for Ctrl-C."""
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         def guarded(config: DictConfig) -> None:
+            threading.excepthook = _thread_failed
             try:
                 function(config)
             except InputError as error:
                 raise SystemExit(_said(error)) from None
+            except OSError as error:
+                if error.errno in FULL:
+                    raise SystemExit(_said(error)) from None
+                raise
+            except KeyboardInterrupt:
+                raise SystemExit(130) from None
 
         def main() -> None:
             if not {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"} & set(sys.argv[1:]):
@@ -36,6 +47,12 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
         return main
 
     return decorate
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    """A full disk is what the main thread says, once; it meets it as well."""
+    if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in FULL):
+        threading.__excepthook__(args)
 
 
 def _said(error: Exception) -> int:
@@ -65,7 +82,9 @@ def _explain(name: str, message: str, overrides: list[str]) -> str:
     unknown = re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", message)
     if unknown:
         key = next(part for part in unknown.groups() if part)
-        full = next((word.split("=")[0].lstrip("+~") for word in overrides if key.split(".")[-1] in word), key)
+        where = re.search(r"full_key: (\S+)", message)
+        names = [word.split("=")[0].lstrip("+~") for word in overrides]
+        full = where[1] if where else next((name for name in names if name.endswith(key)), key)
         return f"there is no option {full!r}{_near(full, _keys(name, overrides))}"
     if "recipe" in message and ("mandatory" in message or "must specify" in message.lower()):
         return f"name a recipe: recipe=NAME with one of {', '.join(options('recipe'))}"

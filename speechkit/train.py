@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -12,15 +13,16 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from speechkit import hub
-from speechkit.checkpoints import averaged, first_rank_first, last_checkpoint, writable
+from speechkit.checkpoints import averaged, first_rank_first, last_checkpoint, weights, writable
 from speechkit.configuration import entry_point, with_mini
 from speechkit.errors import InputError
-from speechkit.release import build_model
+from speechkit.release import build_model, check_tensors
 
 console = Console()
 
@@ -51,9 +53,13 @@ class Stages:
 def main(config: DictConfig) -> None:
     """Composes a recipe and runs it."""
     config, notes = with_mini(config)
+    if config.trainer.precision == "bf16-mixed" and not torch.cuda.is_available():
+        config.trainer.precision = "32-true"
+        console.print("no GPU: training in fp32 (trainer.precision=bf16-true insists on bf16)")
     out = writable(Path(os.environ.get("SPEECHKIT_RUN") or config.resume or config.out))
     os.environ["SPEECHKIT_RUN"] = str(out)  # for the processes that Lightning starts
     config.out = str(out)
+    console.quiet = rank_zero_only.rank > 0
     for note in notes:
         console.print(note, highlight=False)
     train(config, out)
@@ -80,10 +86,10 @@ def train(config: DictConfig, out: Path) -> None:
     trainer = instantiate(config.trainer, callbacks=_values(config.callbacks), logger=_values(config.logger))
     with stages("training"):
         _fit(trainer, task, data, out, bool(config.resume))
-    if not trainer.is_global_zero:
-        return
     with stages("averaging"):
         averaged(trainer, task, data)
+    if not trainer.is_global_zero:
+        return
     task.to(trainer.strategy.root_device).eval()
     with stages("evaluation"):
         scores = job.evaluate(task.model, data, [*data.valid, *data.test])
@@ -108,15 +114,26 @@ def _start(config: DictConfig, job: Any) -> Any:
 def _fit(trainer: Trainer, task: LightningModule, data: Any, out: Path, resume: bool) -> None:
     """Trains; Ctrl-C leaves a checkpoint and exit code 130."""
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=last_checkpoint(out) if resume else None, weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=_resumed(out, task) if resume else None, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
         if not trainer.interrupted:
             raise
     except OSError as error:
         raise InputError(f"training stopped: {error}; the checkpoints written before are whole") from error
     if trainer.interrupted:
-        console.print(f"interrupted at step {trainer.global_step}; go on with resume={out}")
+        if trainer.is_global_zero:
+            words = [word for word in sys.argv[1:] if not word.startswith(("resume=", "out="))]
+            again = shlex.join(["python", "-m", "speechkit.train", *words, f"resume={out}"])
+            console.print(f"interrupted at step {trainer.global_step}; go on with: {again}", soft_wrap=True)
         sys.exit(130)
+
+
+def _resumed(out: Path, task: LightningModule) -> Path | None:
+    """The checkpoint to go on from, which must be of this very model."""
+    path = last_checkpoint(out)
+    if path is not None:
+        check_tensors(weights(path), {name: value.shape for name, value in task.state_dict().items()}, str(path))
+    return path
 
 
 def _values(group: DictConfig | None) -> list[Any]:

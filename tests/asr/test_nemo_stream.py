@@ -28,6 +28,8 @@ def encoder(style: str = "chunked_limited", causal: bool = True) -> ConformerEnc
         style=style,
         causal=causal,
     )
+    for convolution in (*built.subsampling.strided, *built.subsampling.pointwise):
+        torch.nn.init.uniform_(convolution.bias, -0.3, 0.3)  # as after training: NeMo's error is that of relu(bias)
     return built.double().eval()
 
 

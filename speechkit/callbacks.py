@@ -1,0 +1,99 @@
+"""What training shows while it runs: its progress, and samples of what the model hears."""
+
+import math
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from speechkit.data.collate import Batch
+from speechkit.nn.attention import RelativeAttention, relative_shift
+
+LONGEST_SECONDS = 20.0  # of the audio that is logged
+
+
+class Progress(RichProgressBar):
+    """A bar per epoch; off a terminal, a line per epoch."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs
+        epochs = f"/{last - 1}" if last is not None and last > 0 else ""  # -1: as many as the steps take
+        return f"Epoch {current_epoch}{epochs}".ljust(len(self.validation_description))
+
+
+class SampleLogger(Callback):
+    """Logs the first validation utterance to TensorBoard after each validation.
+
+    Its sound and text once; its features, the CTC posteriors (blank is the lowest row), the attention of one layer
+    (heads side by side) and the decoded texts each time.
+
+    Args:
+        layer: whose attention is shown; counted from the end where negative.
+    """
+
+    def __init__(self, layer: int = -1) -> None:
+        self.layer = layer
+        self._batch: Batch | None = None
+        self._said = False
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keeps the first utterance."""
+        if batch_idx == 0 and dataloader_idx == 0 and trainer.is_global_zero and len(batch.ids):
+            self._batch = batch
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs it."""
+        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        batch, self._batch = self._batch, None
+        if batch is None or not writers or trainer.sanity_checking:
+            return
+        rate = pl_module.model.front.sample_rate
+        wave = batch.wave[:1, : int(min(int(batch.wave_lengths[0]), LONGEST_SECONDS * rate))]
+        pictures, texts = self._heard(pl_module, wave)
+        for writer in writers:
+            if not self._said:
+                writer.add_audio("sample/audio", wave[0].float().cpu(), trainer.global_step, sample_rate=rate)
+                writer.add_text("sample/reference", batch.texts[0], trainer.global_step)
+            for name, picture in pictures.items():
+                writer.add_image(f"sample/{name}", _grey(picture), trainer.global_step, dataformats="HW")
+            for name, text in texts.items():
+                writer.add_text(f"sample/{name}", text, trainer.global_step)
+        self._said = True
+
+    def _heard(self, task: Any, wave: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Pictures (rows from the top, columns in time) and decoded texts of (1, samples)."""
+        model, seen = task.model, []
+        attention = model.encoder.layers[self.layer].attention
+        hook = attention.register_forward_pre_hook(lambda module, inputs: seen.append(_attention(module, *inputs)))
+        try:
+            with torch.autocast(wave.device.type, enabled=False):
+                features, lengths = model.front(wave, torch.tensor([wave.shape[1]], device=wave.device))
+                steps, counts = model.encoder(features, lengths)
+        finally:
+            hook.remove()
+        texts = {name: task.decode(name, steps, counts)[0] for name in model.decoders}
+        pictures = {"features": features[0].T.flip(0), "attention": torch.cat(list(seen[0][0]), dim=1)}
+        if model.ctc is not None:
+            pictures["ctc"] = model.ctc(steps)[0].exp().T
+        return pictures, texts
+
+
+def _attention(module: RelativeAttention, x: Tensor, bias: Tensor, sinusoids: Tensor) -> Tensor:
+    """The weights, which the module itself never holds, for its attention is one fused call: (batch, heads, q, k)."""
+    query, key, _ = module.project(x)
+    by_position = (query + module.position_bias[:, None]) @ module.project_positions(sinusoids)
+    scores = (query + module.content_bias[:, None]) @ key.mT + relative_shift(by_position, key.shape[2])
+    return torch.softmax(scores / math.sqrt(module.head_dim) + bias, -1)
+
+
+def _grey(picture: Tensor) -> Tensor:
+    """Scaled to 0..1."""
+    picture = picture.float().cpu()
+    low, high = picture.min(), picture.max()
+    return (picture - low) / (high - low).clamp(min=1e-6)

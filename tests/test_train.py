@@ -1,0 +1,327 @@
+"""`python -m speechkit.train` from end to end, on a minute of the embedded corpus and a model of no use."""
+
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning import Callback, Trainer
+from safetensors.torch import load_file
+
+import speechkit
+from speechkit import train
+from speechkit.checkpoints import last_checkpoint
+from tests.paths import ROOT
+
+pytest.importorskip("espeakng_loader", reason="the embedded corpus needs espeak-ng: pip install 'speechkit[all]'")
+
+MODEL = (
+    "model.encoder.dim=16 model.encoder.layers=1 model.encoder.heads=2 model.encoder.subsampling_channels=4 "
+    "model.encoder.contexts=[[8,1],[8,0]] model.predictor.dim=8 model.joiner.dim=8"
+).split()
+WORDS = [
+    *("recipe=librispeech_conformer data.mini_minutes=1 data.workers=0 data.batch_seconds=10".split()),
+    *("data.valid_batch_seconds=10 data.max_bad=0.5 data.test=[test-mini]".split()),
+    *("job.size=60 job.max_misfits=0.5 job.eval_utterances=1".split()),
+    *("trainer.accelerator=cpu trainer.devices=1 trainer.max_steps=4 trainer.val_check_interval=2".split()),
+    *("+trainer.limit_val_batches=1 trainer.log_every_n_steps=1".split()),
+]
+Run = Callable[..., str]
+
+
+class Signal(Callback):
+    """Sends this process a signal after a training step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+class FullDisk(Callback):
+    """From a training step on, no file grows over so many bytes."""
+
+    def __init__(self, step: int, size: int) -> None:
+        self.step, self.size = step, size
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+class Waves(Callback):
+    """Writes down what each training step heard."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_batch_end(self, trainer: Trainer, task: object, outputs: object, batch: object, *_: object) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{trainer.global_step} {' '.join(batch.ids)}\n")  # type: ignore[attr-defined]
+
+
+def callback(kind: str, **arguments: object) -> list[str]:
+    return [f"+callbacks.test._target_=tests.test_train.{kind}"] + [
+        f"+callbacks.test.{name}={value}" for name, value in arguments.items()
+    ]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the corpus is made, once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Trains in this process: what it prints."""
+    return lambda *words, code=0: trained(cache, monkeypatch, capsys, [*WORDS, *MODEL, *words], code)
+
+
+def trained(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], code: int
+) -> str:
+    with monkeypatch.context() as patch:
+        patch.setenv("SPEECHKIT_CACHE", str(cache))
+        patch.setenv("SPEECHKIT_RUN", "")
+        patch.setattr(sys, "argv", ["speechkit.train", *words])
+        capsys.readouterr()
+        if code:
+            with pytest.raises(SystemExit) as ended:
+                train.main()
+            assert ended.value.code == code
+        else:
+            train.main()
+    printed = capsys.readouterr()
+    return printed.err if code else printed.out
+
+
+def process(cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Trains in a process of its own."""
+    environment = {k: v for k, v in os.environ.items() if k != "SPEECHKIT_RUN"} | {"SPEECHKIT_CACHE": str(cache)}
+    command = [sys.executable, "-m", "speechkit.train", *WORDS, *MODEL, *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+def losses(out: Path) -> dict[int, float]:
+    """The training loss of every step."""
+    lines = (out / "csv" / "metrics.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    rows = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
+    return {int(row["step"]): float(row["train/loss"]) for row in rows if row["train/loss"]}
+
+
+@pytest.fixture(scope="module")
+def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An unbroken run: its folder and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    done = process(cache, f"out={out}", *EXACT)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+# 7 batches an epoch; what is drawn: contexts, dropout, SpecAugment, speeds
+EXACT = ["trainer.max_steps=10", "trainer.val_check_interval=3", "callbacks.last.every_n_train_steps=2"]
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    cache: Path, run: Run, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    for step, where in ((5, f"out={out}"), (9, f"resume={out}")):  # in mid-epoch, and in mid-epoch of the next one
+        killed = process(cache, *EXACT, where, *callback("Signal", step=step, number=int(signal.SIGKILL)))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run(*EXACT, f"resume={out}")
+    expected, found = (load_file(folder / "release" / "model.safetensors") for folder in (whole[0], out))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    assert (out / "scores.json").is_file()
+
+
+def test_a_run_ends_with_scores_a_release_and_the_command_that_uses_it(whole: tuple[Path, str]) -> None:
+    out, said = whole
+    plain = " ".join(said.split())
+    assert "no data.root given: using the embedded corpus; the recipe's mini block applies" in plain
+    assert "flat_start: 300" in plain
+    assert "Word error rates" in plain
+    assert "evaluation" in plain
+    assert f"release folder: {out / 'release'}" in plain
+    assert f"use it: speechkit transcribe --model {out / 'release'} FILE.wav" in plain
+    scores = json.loads((out / "scores.json").read_text())
+    found = {(s["split"], s["decoder"], s["latency_ms"], s["mode"]) for s in scores}
+    assert found == {
+        (split, decoder, latency, mode)
+        for split in ("dev-mini", "test-mini")
+        for decoder in ("ctc", "rnnt")
+        for latency in (0.0, 80.0)
+        for mode in ("offline", "streaming")
+    }
+
+
+def test_off_a_terminal_progress_is_plain_lines(whole: tuple[Path, str]) -> None:
+    assert "\x1b[" not in whole[1]
+    assert "\r" not in whole[1]
+    assert re.search(r"Epoch 0 .*\d/\d", whole[1])
+    assert "val/wer" in whole[1]
+    assert "-2" not in whole[1]
+
+
+def test_the_release_transcribes(whole: tuple[Path, str], cache: Path) -> None:
+    model = speechkit.load(whole[0] / "release")
+    file = next(cache.rglob("test-mini/**/*.flac"))
+    assert isinstance(model.transcribe(file).text, str)
+    assert model.latencies_ms == [80.0, 0.0]
+
+
+def test_words_of_the_command_line_win_over_the_mini_block(whole: tuple[Path, str]) -> None:
+    config = yaml.safe_load((whole[0] / "config.yaml").read_text())
+    assert config["model"]["encoder"]["dim"] == 16
+    assert config["trainer"]["max_steps"] == 10
+    assert config["data"]["batch_seconds"] == 10
+    assert config["model"]["front"]["mean"] == -10.0  # mini's
+    assert config["optim"]["scheduler"]["_target_"] == "speechkit.schedule.WarmupCosine"
+    assert "dim" not in config["optim"]["scheduler"]
+    assert "mini" not in config
+
+
+def test_samples_are_logged(whole: tuple[Path, str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole[0] / "tensorboard"), {"images": 0, "audio": 0, "scalars": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"sample/features", "sample/ctc", "sample/attention"} <= set(tags["images"])
+    assert tags["audio"] == ["sample/audio"]
+    assert {"train/loss", "val/loss", "val/wer", "train/audio_hours_per_hour"} <= set(tags["scalars"])
+    assert {f"sample/{name}/text_summary" for name in ("reference", "ctc", "rnnt")} <= set(tags["tensors"])
+    assert len(events.Images("sample/ctc")) >= 3
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(cache: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = process(cache, f"out={out}", *callback("Signal", step=3, number=int(signal.SIGINT)))
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("interrupted"))
+    words = shlex.split(line.split("go on with: ")[1])
+    assert words[:4] == ["python", "-m", "speechkit.train", "recipe=librispeech_conformer"]
+    assert words[-1] == f"resume={out}"
+    checkpoint = last_checkpoint(out)
+    assert checkpoint is not None
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 3
+    said = run(f"resume={out}")
+    assert "use it: " in said
+    assert max(losses(out)) == 3  # the fourth of four steps
+
+
+def test_two_processes_train_one_model(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    two = ["trainer.devices=2", "+trainer.strategy=ddp"]
+    done = process(cache, f"out={out}", *two, *callback("Agree", folder=tmp_path))
+    assert done.returncode == 0, done.stderr
+    sums = [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)]
+    assert sums[0] == sums[1]
+    assert sums[0].startswith(str(out))
+    assert done.stdout.count("release folder: ") == 1
+    assert speechkit.load(out / "release").latencies_ms == [80.0, 0.0]
+
+
+class Agree(Callback):
+    """Writes the weights that each process ends with."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: Trainer, task: torch.nn.Module) -> None:  # type: ignore[override]
+        total = [float(p.double().sum()) for p in task.parameters()]
+        text = f"{os.environ['SPEECHKIT_RUN']} {trainer.global_step} {total}"
+        (self.folder / f"rank{trainer.global_rank}").write_text(text)
+
+
+def test_accumulated_gradients_count_as_one_step(run: Run, tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    run(
+        f"out={tmp_path / 'run'}", "trainer.accumulate_grad_batches=3", "trainer.max_steps=2",
+        "trainer.val_check_interval=6", *callback("Waves", path=heard),
+    )  # fmt: skip
+    assert [line.split()[0] for line in heard.read_text().splitlines()] == ["0", "0", "1", "1", "1", "2"]
+
+
+@pytest.mark.parametrize("step", [3, 0])
+def test_a_full_disk_leaves_the_former_checkpoint(cache: Path, tmp_path: Path, step: int) -> None:
+    out = tmp_path / "run"
+    done = process(cache, f"out={out}", *callback("FullDisk", step=step, size=40_000))
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "File too large" in errors[0]
+    assert "Traceback" not in done.stderr
+    left = list((out / "checkpoints").iterdir()) if step else []
+    assert len(left) == (1 if step else 0)
+    for path in left:
+        assert torch.load(path, weights_only=True)["global_step"] == 2
+
+
+def test_a_checkpoint_with_code_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    marker = tmp_path / "marker"
+
+    class Explosive:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (marker,)
+
+    file = io.BytesIO()
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "callbacks": Explosive()}, file)
+    for content in (file.getvalue(), pickle.dumps(Explosive(), protocol=2), file.getvalue()[:200]):
+        (tmp_path / "checkpoints" / "last.ckpt").write_bytes(content)
+        said = run(f"resume={tmp_path}", code=2)
+        assert "last.ckpt is not a checkpoint that can be read" in said
+        assert not marker.exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(run: Run, whole: tuple[Path, str]) -> None:
+    said = run(f"resume={whole[0]}", "model.encoder.dim=32", code=2)
+    assert "are not of the model that its configuration describes" in said
+
+
+def test_fine_tuning_begins_with_the_model_given(run: Run, whole: tuple[Path, str], tmp_path: Path) -> None:
+    out, release = tmp_path / "tuned", whole[0] / "release"
+    run(f"init={release}", f"out={out}", "model.encoder.dim=32", "trainer.max_steps=1", "optim.optimizer.lr=0")
+    expected, found = (load_file(folder / "model.safetensors") for folder in (release, out / "release"))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert (out / "release" / "tokenizer.model").read_bytes() == (release / "tokenizer.model").read_bytes()
+    configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (release, out / "release")]
+    assert configs[0]["model"] == configs[1]["model"]
+
+
+def test_characters_that_do_not_fit_are_said_and_a_transducer_takes_them(run: Run, tmp_path: Path) -> None:
+    said = run("job.tokenizer=characters", "job.max_misfits=0.01", f"out={tmp_path / 'a'}", code=2)
+    assert "have more tokens than the encoder has steps" in said
+    assert "model.ctc=null job.ctc=false" in said
+    out = tmp_path / "b"
+    alone = ["model.ctc=null", "job.ctc=false", "trainer.max_steps=2"]
+    run("job.tokenizer=characters", "job.max_misfits=0.01", f"out={out}", *alone)
+    assert speechkit.load(out / "release").model.decoders == ["rnnt"]
+
+
+def test_ctc_alone_trains(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = [word for word in MODEL if "predictor" not in word and "joiner" not in word]
+    words += ["model.predictor=null", "model.joiner=null", f"out={tmp_path}", "trainer.max_steps=2"]
+    trained(cache, monkeypatch, capsys, [*WORDS, *words], 0)
+    assert speechkit.load(tmp_path / "release").model.decoders == ["ctc"]
