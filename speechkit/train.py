@@ -5,12 +5,14 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
@@ -52,19 +54,28 @@ class Stages:
 @entry_point("train")
 def main(config: DictConfig) -> None:
     """Composes a recipe and runs it."""
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's use of PyTorch, which no user can change
+    console.quiet = rank_zero_only.rank > 0  # type: ignore[attr-defined]
     config, notes = with_mini(config)
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not os.environ.get("SPEECHKIT_RUN"):
+        _same_folder(HydraConfig.get().overrides.task)
     if config.trainer.precision == "bf16-mixed" and not torch.cuda.is_available():
         config.trainer.precision = "32-true"
         console.print("no GPU: training in fp32 (trainer.precision=bf16-true insists on bf16)")
     out = writable(Path(os.environ.get("SPEECHKIT_RUN") or config.resume or config.out))
     os.environ["SPEECHKIT_RUN"] = str(out)  # for the processes that Lightning starts
     config.out = str(out)
-    console.quiet = rank_zero_only.rank > 0
     for note in notes:
         console.print(note, highlight=False)
     train(config, out)
     if notes:
         console.print("this was the embedded corpus; for a real one add data.root=/path/to/corpus")
+
+
+def _same_folder(words: Sequence[str]) -> None:
+    """Processes that torchrun starts at different seconds would each name a folder of their own."""
+    if not any(word.startswith(("out=", "resume=")) for word in words):
+        raise InputError("several processes share one run folder: name it with out=FOLDER")
 
 
 def train(config: DictConfig, out: Path) -> None:

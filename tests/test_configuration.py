@@ -1,0 +1,119 @@
+"""How recipes are composed: the mini block, the words over it, and refusals."""
+
+import errno
+import re
+import threading
+from collections.abc import Callable
+
+import hydra
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from speechkit.configuration import check, entry_point, options, with_mini
+from speechkit.errors import InputError
+
+
+@pytest.fixture
+def composed() -> Callable[..., tuple[DictConfig, list[str]]]:
+    """A recipe as `train` gets it, and what is said of it."""
+
+    def compose(*words: str, recipe: str = "librispeech_conformer") -> tuple[DictConfig, list[str]]:
+        with hydra.initialize_config_module("speechkit.conf", version_base="1.3"):
+            config = hydra.compose("train", [f"recipe={recipe}", *words], return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            return with_mini(plain)
+
+    return compose
+
+
+def test_without_a_corpus_the_mini_block_applies_and_is_printed(
+    composed: Callable[..., tuple[DictConfig, list[str]]],
+) -> None:
+    config, notes = composed()
+    assert config.data.train == ["train-mini"]
+    assert config.model.encoder.dim == config.mini.model.encoder.dim
+    assert config.trainer.max_steps == config.mini.trainer.max_steps
+    assert notes[0].startswith("no data.root given")
+    assert any(re.fullmatch(r"\s+max_steps: \d+", line) for line in notes)
+
+
+def test_with_a_corpus_it_does_not(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
+    config, notes = composed("data.root=/corpus")
+    assert notes == []
+    assert config.data.train == ["train-clean-100", "train-clean-360", "train-other-500"]
+    assert config.optim.scheduler._target_ == "speechkit.schedule.Noam"
+    assert config.trainer.precision == "bf16-mixed"
+
+
+def test_words_of_the_command_line_win(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
+    config, _ = composed("trainer.max_steps=7", "model.encoder.dim=48", "+trainer.limit_val_batches=2")
+    assert (config.trainer.max_steps, config.model.encoder.dim) == (7, 48)
+    assert config.trainer.limit_val_batches == 2
+    assert config.optim.scheduler.steps == 7
+    assert config.trainer.precision == config.mini.trainer.precision
+
+
+def test_a_head_can_be_left_out(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
+    assert composed("model.ctc=null", "job.ctc=false")[0].model.ctc is None
+    config, _ = composed("model.predictor=null", "model.joiner=null")
+    assert config.model.predictor is None
+    assert config.model.joiner is None
+
+
+def test_a_part_of_another_class_replaces_what_was_there(
+    composed: Callable[..., tuple[DictConfig, list[str]]],
+) -> None:
+    config, _ = composed()
+    assert config.optim.scheduler._target_ == "speechkit.schedule.WarmupCosine"
+    assert set(config.optim.scheduler) == set(config.mini.optim.scheduler)  # nothing of Noam's is left
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["recipe=librispeech_conformer", "model.encoder.dim=8", "job.sizes=3"], "job.sizes"),
+        (["recipe=librispeech_conformer", "job.size=8", "trainer.size=3"], "trainer.size"),
+    ],
+)
+def test_the_option_that_is_named_is_the_wrong_one(words: list[str], option: str) -> None:
+    with pytest.raises(InputError, match=f"there is no option '{option}'"):
+        check("train", words)
+
+
+def test_a_recipe_must_be_named() -> None:
+    with pytest.raises(InputError, match="name a recipe: recipe=NAME with one of .*librispeech_conformer"):
+        check("train", [])
+
+
+@pytest.mark.parametrize("recipe", options("recipe"))
+def test_every_recipe_composes_in_full(recipe: str, composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
+    for words in ([], ["data.root=/corpus"]):
+        config, _ = composed("vocab_size=9", *words, recipe=recipe)
+        assert config.name == recipe
+        assert OmegaConf.to_container(config.model, resolve=True)
+        assert OmegaConf.to_container(config.optim, resolve=True)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (InputError("no, it is not"), 2, "error: no, it is not\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_stops_a_command_is_one_sentence(
+    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @entry_point("eval")
+    def main(config: DictConfig) -> None:
+        raise raised
+
+    monkeypatch.setattr("sys.argv", ["eval"])
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err == said
