@@ -126,12 +126,15 @@ def _keys(name: str, overrides: list[str]) -> list[str]:
         return []
 
 
-def with_mini(config: DictConfig) -> tuple[DictConfig, list[str]]:
-    """Where no corpus is given: the recipe's `mini` block over the config, under the command line's own words.
+def adapted(config: DictConfig, gpu: bool) -> tuple[DictConfig, list[str]]:
+    """The recipe's `cpu` block where there is no GPU, its `mini` block where no corpus is given; the command line wins.
 
     Returns the config and the lines that say what changed.
     """
-    if config.data.root is not None or not config.get("mini"):
+    blocks = {"cpu": "no GPU", "mini": "no data.root given: using the embedded corpus"}
+    apply = {"cpu": not gpu, "mini": config.data.root is None}
+    chosen = [name for name in blocks if apply[name] and config.get(name)]
+    if not chosen:
         return config, []
     words = [word.lstrip("+") for word in HydraConfig.get().overrides.task if not word.startswith("~")]
     own = OmegaConf.from_dotlist(
@@ -140,10 +143,13 @@ def with_mini(config: DictConfig) -> tuple[DictConfig, list[str]]:
     OmegaConf.set_struct(config, False)
     groups = {key for key in own if isinstance(config.get(key), DictConfig) and not isinstance(own[key], DictConfig)}
     own = OmegaConf.masked_copy(own, [str(key) for key in own if key not in groups])
-    merged = OmegaConf.merge(_overlaid(config, config.mini), own)
+    notes = []
+    for name in chosen:
+        notes += [f"{blocks[name]}; the recipe's {name} block applies:", *OmegaConf.to_yaml(config[name]).splitlines()]
+        config = _overlaid(config, config[name])
+    merged = OmegaConf.merge(config, own)
     assert isinstance(merged, DictConfig)
-    changes = OmegaConf.to_yaml(config.mini).strip().splitlines()
-    return merged, ["no data.root given: using the embedded corpus; the recipe's mini block applies:", *changes]
+    return merged, notes
 
 
 def _overlaid(config: DictConfig, change: DictConfig) -> DictConfig:

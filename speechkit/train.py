@@ -22,7 +22,7 @@ from rich.table import Table
 
 from speechkit import hub
 from speechkit.checkpoints import averaged, first_rank_first, last_checkpoint, weights, writable
-from speechkit.configuration import entry_point, with_mini
+from speechkit.configuration import adapted, entry_point
 from speechkit.errors import InputError
 from speechkit.release import build_model, check_tensors
 
@@ -56,19 +56,16 @@ def main(config: DictConfig) -> None:
     """Composes a recipe and runs it."""
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's use of PyTorch, which no user can change
     console.quiet = rank_zero_only.rank > 0  # type: ignore[attr-defined]
-    config, notes = with_mini(config)
+    config, notes = adapted(config, torch.cuda.is_available())
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not os.environ.get("SPEECHKIT_RUN"):
         _same_folder(HydraConfig.get().overrides.task)
-    if config.trainer.precision == "bf16-mixed" and not torch.cuda.is_available():
-        config.trainer.precision = "32-true"
-        console.print("no GPU: training in fp32 (trainer.precision=bf16-true insists on bf16)")
     out = writable(Path(os.environ.get("SPEECHKIT_RUN") or config.resume or config.out))
     os.environ["SPEECHKIT_RUN"] = str(out)  # for the processes that Lightning starts
     config.out = str(out)
     for note in notes:
         console.print(note, highlight=False)
     train(config, out)
-    if notes:
+    if config.data.root is None:
         console.print("this was the embedded corpus; for a real one add data.root=/path/to/corpus")
 
 
@@ -91,9 +88,8 @@ def train(config: DictConfig, out: Path) -> None:
     task = instantiate(config.task)(model=start or instantiate(config.model), **job.task_arguments())
     size = sum(p.numel() for p in task.parameters())
     console.print(f"{config.name}: {size / 1e6:.2f} M parameters, run folder {out}")
-    OmegaConf.save(
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "mini"]), out / "config.yaml", resolve=True
-    )
+    chosen = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("cpu", "mini")])
+    OmegaConf.save(chosen, out / "config.yaml", resolve=True)
     trainer = instantiate(config.trainer, callbacks=_values(config.callbacks), logger=_values(config.logger))
     with stages("training"):
         _fit(trainer, task, data, out, bool(config.resume))
@@ -105,7 +101,7 @@ def train(config: DictConfig, out: Path) -> None:
     with stages("evaluation"):
         scores = job.evaluate(task.model, data, [*data.valid, *data.test])
     release = out / "release"
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    resolved: dict[str, Any] = OmegaConf.to_container(chosen, resolve=True)  # type: ignore[assignment]
     job.release(release, resolved, task.model, scores)
     (out / "scores.json").write_text(json.dumps([score.as_dict() for score in scores], indent=1))
     console.print(job.table(scores), stages.table())

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from speechkit.configuration import check, entry_point, options, with_mini
+from speechkit.configuration import adapted, check, entry_point, options
 from speechkit.errors import InputError
 
 
@@ -18,12 +18,12 @@ from speechkit.errors import InputError
 def composed() -> Callable[..., tuple[DictConfig, list[str]]]:
     """A recipe as `train` gets it, and what is said of it."""
 
-    def compose(*words: str, recipe: str = "librispeech_conformer") -> tuple[DictConfig, list[str]]:
+    def compose(*words: str, recipe: str = "librispeech_conformer", gpu: bool = True) -> tuple[DictConfig, list[str]]:
         with hydra.initialize_config_module("speechkit.conf", version_base="1.3"):
             config = hydra.compose("train", [f"recipe={recipe}", *words], return_hydra_config=True)
             HydraConfig.instance().set_config(config)
             plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            return with_mini(plain)
+            return adapted(plain, gpu)
 
     return compose
 
@@ -45,6 +45,14 @@ def test_with_a_corpus_it_does_not(composed: Callable[..., tuple[DictConfig, lis
     assert config.data.train == ["train-clean-100", "train-clean-360", "train-other-500"]
     assert config.optim.scheduler._target_ == "speechkit.schedule.Noam"
     assert config.trainer.precision == "bf16-mixed"
+
+
+def test_without_a_gpu_the_cpu_block_applies(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
+    config, notes = composed("data.root=/corpus", gpu=False)
+    assert notes[0].startswith("no GPU")
+    assert config.trainer.precision == "32-true"
+    assert config.data.batch_seconds == config.cpu.data.batch_seconds
+    assert composed("data.root=/corpus", "data.batch_seconds=7", gpu=False)[0].data.batch_seconds == 7
 
 
 def test_words_of_the_command_line_win(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
