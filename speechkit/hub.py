@@ -185,8 +185,9 @@ def _write_tensors(path: Path, model: nn.Module, half: bool) -> None:
                 raise InputError(f"{name} does not fit into half precision: save without half=True")
             value = value.half()
         tensors[name] = value.contiguous()
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt", "speechkit": __version__})
-    with path.open("rb") as file:
+    data = safetensors.torch.save(tensors, metadata={"format": "pt", "speechkit": __version__})
+    with path.open("wb") as file:  # not save_file(), whose files nobody else may read
+        file.write(data)
         os.fsync(file.fileno())
 
 

@@ -1,6 +1,7 @@
 """Where the tests find real recordings and what reference implementations computed."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,8 @@ needs_data = pytest.mark.skipif(
 needs_goldens = pytest.mark.skipif(
     not GOLDENS.is_dir(), reason=f"no reference outputs in {GOLDENS}: name their folder with SPEECHKIT_GOLDENS"
 )
+
+
+def hear_ctrl_c() -> None:
+    """For `preexec_fn`: a child of a job in the background would ignore Ctrl-C, as such jobs do."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -20,7 +20,7 @@ from speechkit.asr.transcript import Transcript
 from speechkit.commands import doctor
 from speechkit.commands.formats import Plain
 from tests.asr.tiny import babble, release
-from tests.paths import ROOT
+from tests.paths import ROOT, hear_ctrl_c
 
 
 class Result(NamedTuple):
@@ -162,7 +162,8 @@ def test_words_are_printed_while_the_sound_comes(model: str, speech: str) -> Non
     wave = (audio.read(speech) * 2**15).astype("<i2").tobytes()
     command = child("transcribe", "--model", model, "--stream", "--words", "--raw-rate", "16000", "-")
     pipe = subprocess.PIPE
-    with subprocess.Popen([*command, "--decoder", "ctc"], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as p:
+    command += ["--decoder", "ctc"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=hear_ctrl_c) as p:
         assert p.stdin is not None
         assert p.stdout is not None
         assert p.stderr is not None

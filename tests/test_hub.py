@@ -110,8 +110,7 @@ def test_an_earlier_release_survives_a_full_disk(
     before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
     full = OSError(errno.ENOSPC, "No space left on device")
 
-    def save_file(tensors: Any, path: Path, metadata: Any = None) -> None:
-        Path(path).write_bytes(b"the beginning")
+    def fsync(file: int) -> None:
         raise full
 
     rename = Path.rename
@@ -123,7 +122,7 @@ def test_an_earlier_release_survives_a_full_disk(
 
     with monkeypatch.context() as patch:
         if owner == "tensors":
-            patch.setattr(safetensors.torch, "save_file", save_file)
+            patch.setattr("os.fsync", fsync)
         else:
             patch.setattr(Path, "rename", broken)
         model.encoder.subsampling.out.bias.data += 1

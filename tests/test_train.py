@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 import speechkit
 from speechkit import train
 from speechkit.checkpoints import last_checkpoint
-from tests.paths import ROOT
+from tests.paths import ROOT, hear_ctrl_c
 
 pytest.importorskip("espeakng_loader", reason="the embedded corpus needs espeak-ng: pip install 'speechkit[all]'")
 
@@ -114,7 +114,16 @@ def process(cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Trains in a process of its own."""
     environment = {k: v for k, v in os.environ.items() if k != "SPEECHKIT_RUN"} | {"SPEECHKIT_CACHE": str(cache)}
     command = [sys.executable, "-m", "speechkit.train", *WORDS, *MODEL, *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        preexec_fn=hear_ctrl_c,
+    )
 
 
 def losses(out: Path) -> dict[int, float]:

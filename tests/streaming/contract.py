@@ -72,7 +72,8 @@ def rows_in_any_phase_are_independent(case: Case, rows: int = 4) -> None:
         state = case.module.init_state(rows)
         sizes = [leaf.shape for leaf in leaves(state)]
         current: list[Tensor | None] = [None] * rows
-        taken, outputs = [0] * rows, [[] for _ in range(rows)]
+        taken = [0] * rows
+        outputs: list[list[Tensor]] = [[] for _ in range(rows)]
         shape: tuple[int, ...] | None = None
         for _ in range(10_000):
             if not waiting and all(x is None for x in current):
