@@ -26,6 +26,7 @@ from speechkit.configuration import adapted, entry_point
 from speechkit.errors import InputError
 from speechkit.release import build_model, check_tensors
 
+RELEASED = ("name", "seed", "vocab_size", "model", "job", "task", "optim", "trainer")  # the rest is of one machine
 console = Console()
 
 
@@ -102,7 +103,7 @@ def train(config: DictConfig, out: Path) -> None:
         scores = job.evaluate(task.model, data, [*data.valid, *data.test])
     release = out / "release"
     resolved: dict[str, Any] = OmegaConf.to_container(chosen, resolve=True)  # type: ignore[assignment]
-    job.release(release, resolved, task.model, scores)
+    job.release(release, {key: resolved[key] for key in RELEASED}, task.model, scores)
     (out / "scores.json").write_text(json.dumps([score.as_dict() for score in scores], indent=1))
     console.print(job.table(scores), stages.table())
     console.print(f"release folder: {release}\nuse it: speechkit transcribe --model {release} FILE.wav", soft_wrap=True)
