@@ -116,5 +116,11 @@ def test_a_process_that_was_started_after_it_does_not_wait(tmp_path: Path, monke
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("SPEECHKIT_READY", str(tmp_path))
     monkeypatch.delenv("RANK", raising=False)
-    with first_rank_first(tmp_path):
-        pass
+    entered = threading.Event()
+
+    def enter() -> None:
+        with first_rank_first(tmp_path):
+            entered.set()
+
+    threading.Thread(target=enter, daemon=True).start()
+    assert entered.wait(timeout=5)
