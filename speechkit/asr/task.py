@@ -61,7 +61,8 @@ class RecognitionTask(LightningModule):
         self.register_buffer("widths", widths, persistent=False)
         self.widths: Tensor
         self.edits = {name: [0, 0] for name in heads}
-        self._audio_seconds, self._clock = 0.0, time.monotonic()
+        self._samples: Tensor | int = 0
+        self._clock = time.monotonic()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the step."""
@@ -100,16 +101,16 @@ class RecognitionTask(LightningModule):
         size = len(batch.wave)
         for name, value in losses.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=size)
-        self._audio_seconds += float(batch.wave_lengths.sum()) / self.model.front.sample_rate
+        self._samples = self._samples + batch.wave_lengths.sum()  # a number would wait for the GPU at every step
         return losses["loss"]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs throughput every `log_every_n_steps` batches."""
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            now = time.monotonic()
-            rate = self._audio_seconds / max(now - self._clock, 1e-6) * self.trainer.world_size
+            seconds, now = int(self._samples) / self.model.front.sample_rate, time.monotonic()
+            rate = seconds / max(now - self._clock, 1e-6) * self.trainer.world_size
             self.log("train/audio_hours_per_hour", rate, batch_size=len(batch.wave))
-            self._audio_seconds, self._clock = 0.0, now
+            self._samples, self._clock = 0, now
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss, and word errors of every head under the first context."""

@@ -12,6 +12,7 @@ from speechkit.data.rir import absorption_for, room_response
 from speechkit.errors import InputError
 
 _HEIGHTS_M = (2.4, 4.0)
+_SHORT_SECONDS, _MOST_KEPT = 60.0, 64  # noise files so short stay in memory, so many at most
 
 
 class NoiseMixer:
@@ -35,6 +36,7 @@ class NoiseMixer:
     ) -> None:
         self.snr_db, self.kinds, self.sample_rate = _range("snr_db", snr_db), tuple(kinds), sample_rate
         self.files: list[Path] = []
+        self._kept: dict[Path, Wave] = {}
         if folder is not None:
             found = Path(folder).rglob("*") if Path(folder).is_dir() else ()
             self.files = sorted(path for path in found if path.suffix.lower() in audio.SUFFIXES)
@@ -51,12 +53,18 @@ class NoiseMixer:
         return mix(wave, noise, snr_db)
 
     def _excerpt(self, path: Path, samples: int, rng: np.random.Generator) -> Wave:
-        """Only the part that is needed is read, for noise may be hours long; a shorter one is repeated."""
-        wanted = samples / self.sample_rate
-        spare = audio.info(path).seconds - wanted - 0.001  # start and length are rounded to the file's samples
-        start, seconds = (rng.uniform(0, spare), wanted) if spare > 0 else (0.0, None)
-        noise = audio.read(path, self.sample_rate, start=start, seconds=seconds)
-        return np.resize(noise, samples)
+        """Of a long file only what is needed is read, for noise may be hours long; a shorter one is repeated."""
+        whole = self._kept.get(path)
+        if whole is None:
+            seconds, wanted = audio.info(path).seconds, samples / self.sample_rate
+            if seconds > max(_SHORT_SECONDS, wanted):
+                start = rng.uniform(0, seconds - wanted - 0.001)  # start and length are rounded to the file's samples
+                return np.resize(audio.read(path, self.sample_rate, start=max(start, 0), seconds=wanted), samples)
+            whole = audio.read(path, self.sample_rate)
+            if seconds <= _SHORT_SECONDS and len(self._kept) < _MOST_KEPT:
+                self._kept[path] = whole
+        skipped = rng.integers(max(len(whole) - samples, 0) + 1)
+        return np.resize(whole[skipped:], samples)
 
 
 class Reverb:

@@ -75,7 +75,7 @@ class SpeechDataset(Dataset[Item | Bad]):
                     break
         return items
 
-    def preload(self, threads: int = 4) -> None:
+    def preload(self, threads: int = 8) -> None:
         """Decode everything once into memory (16 bits a sample), which workers that are forked later share."""
         with ThreadPoolExecutor(threads) as pool:
             waves = list(pool.map(self._decoded, range(len(self))))
