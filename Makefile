@@ -47,6 +47,6 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:  ## what builds and checks left (environment and runs stay)
-	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache
 	rm -f speechkit/codecs speechkit/streaming speechkit/conf
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

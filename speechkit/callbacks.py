@@ -23,6 +23,11 @@ class Progress(RichProgressBar):
         epochs = f"/{last - 1}" if last is not None and last > 0 else ""  # -1: as many as the steps take
         return f"Epoch {current_epoch}{epochs}".ljust(len(self.validation_description))
 
+    def _update_metrics(self, trainer: Trainer, pl_module: Any) -> None:
+        """Now and then in training, for to read a number is to wait for the GPU."""
+        if not trainer.training or trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            super()._update_metrics(trainer, pl_module)
+
 
 class SampleLogger(Callback):
     """Logs the first validation utterance to TensorBoard after each validation.

@@ -39,7 +39,8 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
         def main() -> None:
             if not {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"} & set(sys.argv[1:]):
                 try:
-                    check(name, [word for word in sys.argv[1:] if "=" in word or word.startswith("~")])
+                    words = [word for word in sys.argv[1:] if "=" in word or word.startswith("~")]
+                    check(name, words, sweep=not {"-m", "--multirun"}.isdisjoint(sys.argv))
                 except InputError as error:
                     raise SystemExit(_said(error)) from None
             hydra.main(version_base="1.3", config_path="pkg://speechkit.conf", config_name=name)(guarded)()
@@ -60,13 +61,13 @@ def _said(error: Exception) -> int:
     return 2
 
 
-def check(name: str, overrides: list[str]) -> None:
-    """Composes once to refuse what does not exist, naming what comes close.
+def check(name: str, overrides: list[str], sweep: bool = False) -> None:
+    """Composes once to refuse what does not exist, naming what comes close; lists of values only in a sweep.
 
     Raises:
         InputError: an unknown recipe, option or value.
     """
-    single = [word for word in overrides if not word.startswith("hydra/") and "," not in word]
+    single = [word for word in overrides if not word.startswith("hydra/") and not (sweep and "," in word)]
     try:
         with hydra.initialize_config_module("speechkit.conf", version_base="1.3"):
             hydra.compose(name, single)

@@ -4,12 +4,16 @@ import errno
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
+import numpy as np
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from speechkit import audio
 from speechkit.configuration import adapted, check, entry_point, options
 from speechkit.errors import InputError
 
@@ -83,6 +87,7 @@ def test_a_part_of_another_class_replaces_what_was_there(
     [
         (["recipe=librispeech_conformer", "model.encoder.dim=8", "job.sizes=3"], "job.sizes"),
         (["recipe=librispeech_conformer", "job.size=8", "trainer.size=3"], "trainer.size"),
+        (["recipe=librispeech_conformer", "data.tets=[a,b]"], "data.tets"),
     ],
 )
 def test_the_option_that_is_named_is_the_wrong_one(words: list[str], option: str) -> None:
@@ -125,3 +130,17 @@ def test_what_stops_a_command_is_one_sentence(
         main()
     assert ended.value.code == code
     assert capsys.readouterr().err == said
+
+
+def test_rooms_and_noise_are_chosen_by_name(
+    composed: Callable[..., tuple[DictConfig, list[str]]], tmp_path: Path
+) -> None:
+    assert instantiate(composed("data.root=/corpus")[0].data.transform).noise is None
+    config, _ = composed("data.root=/corpus", "noise=generated", "reverb=rooms", "data.transform.noise.snr_db=[0,10]")
+    augmenter = instantiate(config.data.transform)
+    assert augmenter.noise.snr_db == (0.0, 10.0)
+    wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
+    assert np.isfinite(augmenter(wave, np.random.default_rng(1))).all()
+    audio.write(tmp_path / "hiss.wav", wave, 16000)
+    config, _ = composed("data.root=/corpus", "noise=recordings", f"data.transform.noise.folder={tmp_path}")
+    assert [path.name for path in instantiate(config.data.transform).noise.files] == ["hiss.wav"]

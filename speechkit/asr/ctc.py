@@ -29,7 +29,8 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, lengths: Tensor, target_lengths
         lengths: (batch,) valid steps.
         target_lengths: (batch,) tokens.
 
-    An utterance with fewer steps than its target needs has no alignment and counts as zero: `task.py` reports those.
+    An utterance with fewer steps than its target needs has no alignment and counts as zero: `RecognitionJob.misfits`
+    finds those before training.
     """
     return F.ctc_loss(
         log_probs.transpose(0, 1), targets, lengths, target_lengths, blank, reduction="none", zero_infinity=True

@@ -1,5 +1,7 @@
 """The transducer's joint network."""
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,9 +24,15 @@ class Joiner(nn.Module):
         """(..., predictor_dim) -> (..., dim)."""
         return self.predictor(predictor)
 
-    def join(self, encoder: Tensor, predictor: Tensor) -> Tensor:
-        """Projected (..., dim) and (..., dim), broadcast -> logits (..., vocab_size + 1)."""
-        return self.out(self.dropout(F.relu(encoder + predictor)))
+    def join(self, encoder: Tensor, predictor: Tensor, multiple: int = 1) -> Tensor:
+        """Projected (..., dim) and (..., dim), broadcast -> logits (..., vocab_size + 1).
+
+        With `multiple` minus infinities follow, up to a multiple of it: a GPU's matrix units want multiples of 8.
+        """
+        x, spare = self.dropout(F.relu(encoder + predictor)), -self.out.out_features % multiple
+        if not spare:
+            return self.out(x)
+        return F.linear(x, F.pad(self.out.weight, (0, 0, 0, spare)), F.pad(self.out.bias, (0, spare), value=-math.inf))
 
     def forward(self, encoder: Tensor, predictor: Tensor) -> Tensor:
         """(..., encoder_dim) and (..., predictor_dim), broadcast -> logits (..., vocab_size + 1)."""

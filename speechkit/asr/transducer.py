@@ -57,16 +57,17 @@ def transducer_loss(
 
 def _scores(joiner: Joiner, encoder: Tensor, predictor: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of blank (batch, steps, tokens + 1) and of the next label (batch, steps, tokens)."""
-    logits = joiner.join(encoder[:, :, None], predictor[:, None])
-    return label_scores(logits if logits.dtype == torch.double else logits.float(), targets)
+    logits = joiner.join(encoder[:, :, None], predictor[:, None], multiple=8 if encoder.is_cuda else 1)
+    blank = joiner.out.out_features - 1
+    return label_scores(logits if logits.dtype == torch.double else logits.float(), targets, blank)
 
 
-def label_scores(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def label_scores(logits: Tensor, targets: Tensor, blank: int = -1) -> tuple[Tensor, Tensor]:
     """(batch, steps, tokens + 1, vocab + 1) logits -> what the lattice needs of their log-softmax."""
     total = logits.logsumexp(-1)
     index = targets.clamp(0, logits.shape[-1] - 1)[:, None, :, None].expand(-1, logits.shape[1], -1, -1)
     label = logits[:, :, :-1].gather(-1, index)[..., 0] - total[:, :, :-1]
-    return logits[..., -1] - total, label
+    return logits[..., blank] - total, label
 
 
 def lattice_loss(

@@ -81,3 +81,20 @@ def test_rows_without_steps_cost_nothing() -> None:
     gradient = torch.autograd.grad(loss.sum(), blank)[0]
     assert torch.isfinite(gradient).all()
     assert (gradient[1] == 0).all()
+
+
+def test_logits_up_to_a_multiple_change_neither_scores_nor_gradients() -> None:
+    torch.manual_seed(2)
+    joiner = Joiner(4, 3, 8, vocab_size=5, dropout=0.0).double()
+    encoder, predictor = torch.randn(2, 6, 1, 4).double(), torch.randn(2, 1, 4, 3).double()
+    projected = joiner.project_encoder(encoder), joiner.project_predictor(predictor)
+    targets, results = torch.randint(0, 5, (2, 3)), []
+    for multiple in (1, 8):
+        logits = joiner.join(*projected, multiple)
+        assert logits.shape[-1] == (6, 8)[multiple == 8]
+        scores = label_scores(logits, targets, blank=5)
+        weights = [joiner.out.weight, joiner.out.bias]
+        gradients = torch.autograd.grad(torch.cat([s.flatten() for s in scores]).sum(), weights, retain_graph=True)
+        results.append([*scores, *gradients])
+    for plain, filled in zip(*results, strict=True):
+        torch.testing.assert_close(plain, filled)
