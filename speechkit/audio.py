@@ -1,9 +1,7 @@
 """Audio from files and pipes: read, look at, stream in bounded memory, resample and write."""
 
-import contextlib
 import io
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import soundfile
 import soxr
 
 from speechkit.errors import InputError
+from speechkit.files import replace
 from speechkit.reader import Info, Reader, Source, check_rate, open_source
 
 __all__ = [
@@ -192,25 +191,6 @@ def write(path: str | os.PathLike[str], wave: np.ndarray, rate: int = 16_000) ->
     except (soundfile.LibsndfileError, ValueError) as error:
         raise InputError(f"Cannot write {path} at {rate} Hz: {error}") from error
     replace(path, encoded.getvalue())
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write bytes so that the file appears whole or not at all.
-
-    Raises:
-        InputError: the folder cannot be written or the disk is full; the former file survives.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def _limited(pieces: Iterator[np.ndarray], reader: Reader, max_seconds: float | None) -> Iterator[np.ndarray]:

@@ -1,7 +1,7 @@
 """`python -m speechkit.eval model=FOLDER data.root=CORPUS data.test=[...]`: error rates and delays of a recogniser."""
 
+import io
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,32 +12,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from speechkit import hub
-from speechkit.asr.evaluation import Score, score
+from speechkit.asr.evaluation import Score, check_choice, score
 from speechkit.asr.latency import Aligner
 from speechkit.asr.scores import plot, table
 from speechkit.asr.transcriber import Transcriber
 from speechkit.checkpoints import writable
+from speechkit.commands.loading import recogniser
 from speechkit.configuration import entry_point
 from speechkit.data.module import SpeechDataModule
-from speechkit.data.utterance import Report, Utterance
 from speechkit.errors import InputError
+from speechkit.files import replace
 
 console = Console()
-
-
-class Skipped(logging.Handler):
-    """Keeps the sentences about utterances that cannot be used."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.sentences: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Takes the warnings that say so."""
-        sentence = record.getMessage()
-        if sentence.startswith("skipped: "):
-            self.sentences.append(sentence.removeprefix("skipped: "))
 
 
 @entry_point("eval")
@@ -58,18 +44,20 @@ def main() -> None:
 
 def evaluate(config: DictConfig, out: Path) -> list[Score]:
     """Scores as configured; the output folder gets scores.json, scores.txt and wer.png."""
+    _check_numbers(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    transcriber = _recogniser(config.release, device)
+    device = str(config.device if config.device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    transcriber = recogniser(config.release, device)
+    check_choice(transcriber, config.modes, config.decoders, config.beam)
+    contexts = None if config.latencies_ms is None else [transcriber.context(ms) for ms in config.latencies_ms]
     aligner = _aligner(config, transcriber, device)
     data: SpeechDataModule = instantiate(config.data, rate=transcriber.rate, train=[], valid=[])
     data.prepare_data()
-    contexts = None if config.latencies_ms is None else [transcriber.context(ms) for ms in config.latencies_ms]
     scores: list[Score] = []
     skipped: dict[str, list[str]] = {}
     for split in data.test:
-        kept, waves, skipped[split] = load(data, split, config.limit)
+        kept, waves, skipped[split] = data.waves(split, config.limit)
         _say(f"{split}: {len(kept)} utterances, {len(skipped[split])} skipped")
         sound = [wave.to(device) for wave in waves]
         texts = [utterance.text for utterance in kept]
@@ -81,34 +69,25 @@ def evaluate(config: DictConfig, out: Path) -> list[Score]:
     return scores
 
 
-def load(
-    data: SpeechDataModule, split: str, limit: int | None
-) -> tuple[list[Utterance], list[torch.Tensor], list[str]]:
-    """Utterances of a split, their waves, and a sentence for each that cannot be used.
-
-    Raises:
-        InputError: there is no such split, or more of it than `max_bad` cannot be used.
-    """
-    handler, logger = Skipped(), logging.getLogger("speechkit.data")
-    logger.addHandler(handler)
-    try:
-        report, waves = Report([], []), []
-        for utterance in data.utterances([split])[:limit]:
-            try:
-                waves.append(torch.from_numpy(utterance.wave(data.rate)))
-                report.good.append(utterance)
-            except InputError as error:
-                report.bad.append(str(error))
-        return report.within(data.max_bad, split), waves, handler.sentences
-    finally:
-        logger.removeHandler(handler)
+def _check_numbers(config: DictConfig) -> None:
+    """Counts are whole and at least 1."""
+    for name in ("beam", "limit", "threads"):
+        value = config[name]
+        if name != "beam" and value is None:
+            continue
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, got {value}")
+    if not config.data.test:
+        raise InputError("name what to score: data.test=[...] holds no split")
 
 
 def write(out: Path, about: dict[str, Any], scores: Sequence[Score]) -> None:
     """The table to the terminal, and everything to the output folder."""
-    (out / "scores.json").write_text(json.dumps({**about, "scores": [s.as_dict() for s in scores]}, indent=1))
-    with (out / "scores.txt").open("w") as file:
-        Console(file=file, width=160).print(table(scores))
+    record = {**about, "scores": [s.as_dict() for s in scores]}
+    replace(out / "scores.json", json.dumps(record, indent=1).encode())
+    text = io.StringIO()
+    Console(file=text, width=160).print(table(scores))
+    replace(out / "scores.txt", text.getvalue().encode())
     plot(scores, out / "wer.png")
     console.print(table(scores))
     _say(f"scores.json, scores.txt and wer.png are in {out}")
@@ -118,20 +97,13 @@ def _say(line: str) -> None:
     console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _recogniser(name: str, device: str) -> Transcriber:
-    found = hub.load(name, device)
-    if not isinstance(found, Transcriber):
-        raise InputError(f"speechkit eval scores recognisers, and {name} is none")
-    return found
-
-
 def _aligner(config: DictConfig, transcriber: Transcriber, device: str) -> Aligner | None:
     """What aligns words, where streams are measured at all."""
     if not config.delay or "streaming" not in config.modes or not transcriber.latencies_ms:
         return None
     if config.aligner is None:
         return Aligner(transcriber) if transcriber.model.ctc is not None else None
-    other = _recogniser(config.aligner, device)
+    other = recogniser(config.aligner, device)
     if other.rate != transcriber.rate:
         raise InputError(f"the aligner takes {other.rate} Hz and the model {transcriber.rate} Hz: they must agree")
     return Aligner(other)

@@ -12,6 +12,7 @@ from typing import Protocol
 import sentencepiece
 
 from speechkit.errors import InputError
+from speechkit.files import replace
 
 PIECES_FILE = "tokenizer.model"
 CHARACTERS_FILE = "characters.json"
@@ -93,7 +94,7 @@ class SentencePieceTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Writes ``tokenizer.model``."""
-        _write(Path(folder) / PIECES_FILE, self._model)
+        replace(Path(folder) / PIECES_FILE, self._model, parents=True)
 
 
 class CharTokenizer:
@@ -120,7 +121,7 @@ class CharTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Writes ``characters.json``."""
-        _write(Path(folder) / CHARACTERS_FILE, json.dumps(self.pieces, ensure_ascii=False).encode())
+        replace(Path(folder) / CHARACTERS_FILE, json.dumps(self.pieces, ensure_ascii=False).encode(), parents=True)
 
 
 def train_sentencepiece(
@@ -198,10 +199,3 @@ def _checked(ids: Sequence[int], vocab_size: int) -> list[int]:
     if checked and not (min(checked) >= 0 and max(checked) < vocab_size):
         raise ValueError(f"token ids should be 0..{vocab_size - 1}, got {min(checked)}..{max(checked)}")
     return checked
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -1,6 +1,7 @@
 """`python -m speechkit.train recipe=NAME`: data, training, scores and a release folder."""
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -21,9 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from speechkit import hub
+from speechkit.asr.scores import table
 from speechkit.checkpoints import averaged, first_rank_first, last_checkpoint, weights, writable
 from speechkit.configuration import adapted, entry_point
 from speechkit.errors import InputError
+from speechkit.files import replace
 from speechkit.release import build_model, check_tensors
 
 RELEASED = ("name", "seed", "vocab_size", "model", "job", "task", "optim", "trainer")  # the rest is of one machine
@@ -56,6 +59,7 @@ class Stages:
 def main(config: DictConfig) -> None:
     """Composes a recipe and runs it."""
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's use of PyTorch, which no user can change
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_of_use)
     console.quiet = rank_zero_only.rank > 0  # type: ignore[attr-defined]
     config, notes = adapted(config, torch.cuda.is_available())
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not os.environ.get("SPEECHKIT_RUN"):
@@ -68,6 +72,11 @@ def main(config: DictConfig) -> None:
     train(config, out)
     if config.data.root is None:
         console.print("this was the embedded corpus; for a real one add data.root=/path/to/corpus")
+
+
+def _of_use(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's says something of this run: not its advertisements, nor that there is no TPU."""
+    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip:", "TPU available: False"))
 
 
 def _same_folder(words: Sequence[str]) -> None:
@@ -104,8 +113,8 @@ def train(config: DictConfig, out: Path) -> None:
     release = out / "release"
     resolved: dict[str, Any] = OmegaConf.to_container(chosen, resolve=True)  # type: ignore[assignment]
     job.release(release, {key: resolved[key] for key in RELEASED}, task.model, scores)
-    (out / "scores.json").write_text(json.dumps([score.as_dict() for score in scores], indent=1))
-    console.print(job.table(scores), stages.table())
+    replace(out / "scores.json", json.dumps([score.as_dict() for score in scores], indent=1).encode())
+    console.print(table(scores), stages.table())
     console.print(f"release folder: {release}\nuse it: speechkit transcribe --model {release} FILE.wav", soft_wrap=True)
 
 

@@ -29,6 +29,8 @@ class Streaming(Protocol[StateT]):
     lookahead``. The output's room is the same in every call: a `last` row that has more to give answers ``last=False``
     and is called again with no input and ``last=True`` until it answers ``last=True``. The state of an idle row comes
     back unchanged.
+
+    Only some modules take calls with room for several times `chunk`; the others refuse them with a ValueError.
     """
 
     chunk: int  # inputs that one call takes
@@ -117,6 +119,13 @@ def queue_pop(queue: Tensor, start: Tensor, count: int) -> Tensor:
     """`count` entries of each row's queue from `start` (batch,) on: (batch, count, dim)."""
     index = (start[:, None] + torch.arange(count, device=start.device)).clamp(0, queue.shape[1] - 1)
     return queue.gather(1, index[..., None].expand(-1, -1, queue.shape[2]))
+
+
+def check_room(x: Chunk, chunk: int) -> None:
+    """Refuses a call with room for more than a module takes, which would be lost."""
+    room = x.values.shape[1]
+    if room > chunk:
+        raise ValueError(f"this stream takes at most {chunk} inputs a call, got a chunk with room for {room}")
 
 
 def size_bytes(state: Any) -> int:

@@ -45,15 +45,20 @@ class Stream:
         return y.values[0, : int(y.lengths[0])], bool(y.last[0])
 
 
-def run(module: Streaming[Any], sequences: Sequence[Tensor], batch: int = 8) -> list[Tensor]:
-    """Streams whole sequences (time, dim) through `batch` rows that are refilled as they end: (time', dim') each."""
+def run(module: Streaming[Any], sequences: Sequence[Tensor], batch: int = 8, chunks: int = 1) -> list[Tensor]:
+    """Streams whole sequences (time, dim) through `batch` rows that are refilled as they end: (time', dim') each.
+
+    With `chunks`, a call takes so many times the module's chunk, if the module can.
+    """
+    room = chunks * module.chunk
+    first = module.first + room - module.chunk
     waiting = list(range(len(sequences)))[::-1]
     outputs: list[list[Tensor]] = [[] for _ in sequences]
     rows = [waiting.pop() for _ in range(min(batch, len(sequences)))]
     taken = dict.fromkeys(range(len(sequences)), 0)
     state = module.init_state(len(rows)) if rows else None
     while rows:
-        x = _next_chunk(module, [sequences[i] for i in rows], [taken[i] for i in rows])
+        x = _next_chunk([sequences[i] for i in rows], [taken[i] for i in rows], first, room)
         for i, count in zip(rows, x.lengths.tolist(), strict=True):
             taken[i] += count
         y, state = module.step(x, state)
@@ -71,12 +76,12 @@ def run(module: Streaming[Any], sequences: Sequence[Tensor], batch: int = 8) -> 
     return [torch.cat(pieces) for pieces in outputs]
 
 
-def _next_chunk(module: Streaming[Any], sequences: list[Tensor], taken: list[int]) -> Chunk:
-    """The next inputs of every row on the module's grid."""
-    values = sequences[0].new_zeros(len(sequences), module.chunk, sequences[0].shape[1])
+def _next_chunk(sequences: list[Tensor], taken: list[int], first: int, room: int) -> Chunk:
+    """The next inputs of every row: `first` of a stream that begins, then as many as there is room for."""
+    values = sequences[0].new_zeros(len(sequences), room, sequences[0].shape[1])
     lengths, last = [], []
     for row, (sequence, start) in enumerate(zip(sequences, taken, strict=True)):
-        piece = sequence[start : start + (module.chunk if start else module.first)]
+        piece = sequence[start : start + (room if start else first)]
         values[row, : len(piece)] = piece
         lengths.append(len(piece))
         last.append(start + len(piece) >= len(sequence))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechkit import audio, eval
+from speechkit import audio, eval, hub
+from speechkit.commands.loading import recogniser
+from speechkit.errors import InputError
 from tests.asr import tiny
 
 TEXTS = ["a bad cab", "fed a hag", "a bed", "deaf"]
@@ -87,17 +89,37 @@ def test_broken_files_are_named_and_counted(
 
 
 @pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("beam=0", "beam must be a whole number of at least 1, got 0"),
+        ("beam=wide", "beam must be a whole number of at least 1, got wide"),
+        ("modes=[sideways]", "sideways"),
+        ("decoders=[attention]", "this model has the decoders rnnt, ctc, got 'attention'"),
+        ("latencies_ms=[-5]", "-5"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_the_corpus_is_read(
+    word: str, sentence: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, f"model={model}", "data.test=[nowhere.jsonl]", f"out={tmp_path / 'out'}", word)
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         ([], "name a model: model=FOLDER"),
         (["model=nowhere/at/all"], "nowhere/at/all"),
         (["model={model}", "data.rot=x"], "no option 'data.rot' (did you mean data.root"),
         (["model={model}", "data.test=[none.jsonl]"], "none.jsonl"),
-        (
-            ["model={model}", "data.test=[{corpus}]", "decoders=[attention]", "delay=false"],
-            "rnnt, ctc, got 'attention'",
-        ),
-        (["model={model}", "data.test=[{corpus}]", "modes=[sideways]"], "sideways"),
+        (["model={model}", "data.test=[]"], "data.test=[...] holds no split"),
+        (["model={model}", "device=abacus"], "there is no kind of device 'abacus'"),
+        (["model={model}", "device=cuda:99"], "this machine has no device cuda:99"),
+        (["model={model}", "data.test=[{corpus}]", "limit=0"], "limit must be a whole number of at least 1, got 0"),
+        (["model={model}", "data.test=[{corpus}]", "threads=0"], "threads must be a whole number of at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(
@@ -110,3 +132,9 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert sentence in said
+
+
+def test_what_is_no_recogniser_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "load", lambda *_: object())
+    with pytest.raises(InputError, match="voices/ann is no model for recognition"):
+        recogniser("voices/ann")

@@ -13,7 +13,7 @@ import yaml
 import speechkit
 from speechkit import hub
 from speechkit.asr.model import Recognizer
-from speechkit.asr.nemo_stream import NemoStreaming
+from speechkit.asr.nemo_stream import NemoStream
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.release import build, target
@@ -249,8 +249,8 @@ def test_folders_that_are_no_model_say_what_they_hold(tmp_path: Path) -> None:
 
 def test_reference_arithmetic_is_a_choice(folder: Path) -> None:
     exact, reference = speechkit.load(folder), speechkit.load(folder, compat="reference")
-    assert isinstance(reference.model.streaming((4, 0)).modules[1], NemoStreaming)
-    assert not any(isinstance(module, NemoStreaming) for module in exact.model.streaming((4, 0)).modules)
+    assert isinstance(reference.model.streaming((4, 0)).modules[1], NemoStream)
+    assert not any(isinstance(module, NemoStream) for module in exact.model.streaming((4, 0)).modules)
     with pytest.raises(InputError, match="compat must be 'reference' or nothing, got 'nemo'"):
         speechkit.load(folder, compat="nemo")
 

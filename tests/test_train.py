@@ -21,8 +21,10 @@ from lightning import Callback, Trainer
 from safetensors.torch import load_file
 
 import speechkit
-from speechkit import train
+from speechkit import audio, train
+from speechkit.asr.job import RecognitionJob
 from speechkit.checkpoints import last_checkpoint
+from tests.asr.tiny import babble
 from tests.paths import ROOT, hear_ctrl_c
 
 pytest.importorskip("espeakng_loader", reason="the embedded corpus needs espeak-ng: pip install 'speechkit[all]'")
@@ -140,16 +142,16 @@ EXACT = [
 
 
 @pytest.fixture(scope="module")
-def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """An unbroken run: its folder and what it printed."""
+def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """An unbroken run: its folder, and what it printed to standard output and standard error."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     done = process(cache, f"out={out}", *EXACT)
     assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    return out, done.stdout, done.stderr
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
-    cache: Path, run: Run, whole: tuple[Path, str], tmp_path: Path
+    cache: Path, run: Run, whole: tuple[Path, str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
     for step, where in ((5, f"out={out}"), (9, f"resume={out}")):  # in mid-epoch, and in mid-epoch of the next one
@@ -163,12 +165,13 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert (out / "scores.json").is_file()
 
 
-def test_a_run_ends_with_scores_a_release_and_the_command_that_uses_it(whole: tuple[Path, str]) -> None:
-    out, said = whole
+def test_a_run_ends_with_scores_a_release_and_the_command_that_uses_it(whole: tuple[Path, str, str]) -> None:
+    out, said, _ = whole
     plain = " ".join(said.split())
     assert "no data.root given: using the embedded corpus; the recipe's mini block applies" in plain
     assert re.search(r"trainer: .*max_steps: \d{4}", plain)
-    assert "Word error rates" in plain
+    assert "WER %" in plain
+    assert "test-mini: scoring 1 utterances" in plain
     assert "evaluation" in plain
     assert f"release folder: {out / 'release'}" in plain
     assert f"use it: speechkit transcribe --model {out / 'release'} FILE.wav" in plain
@@ -183,7 +186,14 @@ def test_a_run_ends_with_scores_a_release_and_the_command_that_uses_it(whole: tu
     }
 
 
-def test_off_a_terminal_progress_is_plain_lines(whole: tuple[Path, str]) -> None:
+def test_the_library_below_says_what_it_uses_and_does_not_advertise(whole: tuple[Path, str, str]) -> None:
+    said = whole[1] + whole[2]
+    assert "GPU available: " in said
+    assert "Tip:" not in said
+    assert "TPU" not in said
+
+
+def test_off_a_terminal_progress_is_plain_lines(whole: tuple[Path, str, str]) -> None:
     assert "\x1b[" not in whole[1]
     assert "\r" not in whole[1]
     assert re.search(r"Epoch 0 .*\d/\d", whole[1])
@@ -191,14 +201,14 @@ def test_off_a_terminal_progress_is_plain_lines(whole: tuple[Path, str]) -> None
     assert "-2" not in whole[1]
 
 
-def test_the_release_transcribes(whole: tuple[Path, str], cache: Path) -> None:
+def test_the_release_transcribes(whole: tuple[Path, str, str], cache: Path) -> None:
     model = speechkit.load(whole[0] / "release")
     file = next(cache.rglob("test-mini/**/*.flac"))
     assert isinstance(model.transcribe(file).text, str)
     assert model.latencies_ms == [80.0, 0.0]
 
 
-def test_words_of_the_command_line_win_over_the_mini_block(whole: tuple[Path, str]) -> None:
+def test_words_of_the_command_line_win_over_the_mini_block(whole: tuple[Path, str, str]) -> None:
     config = yaml.safe_load((whole[0] / "config.yaml").read_text())
     assert config["task"]["spec_augment"]["freq_width"] == 15
     assert config["data"]["transform"]["speeds"] == [0.9, 1.0, 1.1]
@@ -212,7 +222,7 @@ def test_words_of_the_command_line_win_over_the_mini_block(whole: tuple[Path, st
     assert "mini" not in config
 
 
-def test_samples_are_logged(whole: tuple[Path, str]) -> None:
+def test_samples_are_logged(whole: tuple[Path, str, str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     events = EventAccumulator(str(whole[0] / "tensorboard"), {"images": 0, "audio": 0, "scalars": 0, "tensors": 0})
@@ -307,12 +317,12 @@ def test_a_checkpoint_with_code_is_refused(run: Run, tmp_path: Path) -> None:
         assert not marker.exists()
 
 
-def test_a_checkpoint_of_another_model_is_refused(run: Run, whole: tuple[Path, str]) -> None:
+def test_a_checkpoint_of_another_model_is_refused(run: Run, whole: tuple[Path, str, str]) -> None:
     said = run(f"resume={whole[0]}", "model.encoder.dim=32", code=2)
     assert "are not of the model that its configuration describes" in said
 
 
-def test_fine_tuning_begins_with_the_model_given(run: Run, whole: tuple[Path, str], tmp_path: Path) -> None:
+def test_fine_tuning_begins_with_the_model_given(run: Run, whole: tuple[Path, str, str], tmp_path: Path) -> None:
     out, release = tmp_path / "tuned", whole[0] / "release"
     run(f"init={release}", f"out={out}", "model.encoder.dim=32", "trainer.max_steps=1", "optim.optimizer.lr=0")
     expected, found = (load_file(folder / "model.safetensors") for folder in (release, out / "release"))
@@ -330,6 +340,38 @@ def test_characters_that_do_not_fit_are_said_and_a_transducer_takes_them(run: Ru
     alone = ["model.ctc=null", "job.ctc=false", "trainer.max_steps=2"]
     run("job.tokenizer=characters", "job.max_misfits=0.01", f"out={out}", *alone)
     assert speechkit.load(out / "release").model.decoders == ["rnnt"]
+
+
+def test_broken_test_files_do_not_cost_the_release(run: Run, tmp_path: Path) -> None:
+    for name in ("good", "cut"):
+        audio.write(tmp_path / f"{name}.wav", babble(2.0))
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(cut.read_bytes()[:40_000])  # its header is good
+    manifests = {"some": ["good", "cut"], "none": ["cut"]}
+    for split, names in manifests.items():
+        lines = [json.dumps({"id": name, "path": f"{name}.wav", "text": "a word"}) for name in names]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    test = ",".join(str(tmp_path / f"{split}.jsonl") for split in manifests)
+    out = tmp_path / "run"
+    words = ["trainer.max_steps=1", "data.valid=[]", f"data.test=[{test}]", "job.eval_utterances=null"]
+    said = run(f"out={out}", *words)
+    assert speechkit.load(out / "release").latencies_ms == [80.0, 0.0]
+    scores = json.loads((out / "scores.json").read_text())
+    assert {(s["split"], s["words"]) for s in scores} == {(str(tmp_path / "some.jsonl"), 2)}
+    some, none = said.split("some.jsonl: scoring 1 utterances")
+    assert some.count("cut.wav") == 1
+    assert "skipped: " in some
+    assert f"not scored: {tmp_path / 'none.jsonl'} has no utterance that can be used" in none
+
+
+def test_a_test_split_that_is_not_there_is_said_before_training(run: Run, tmp_path: Path) -> None:
+    assert "absent.jsonl" in run(f"out={tmp_path}", f"data.test=[{tmp_path / 'absent.jsonl'}]", code=2)
+    assert not (tmp_path / "tokenizer").exists()
+
+
+def test_a_job_says_that_it_is_not_prepared() -> None:
+    with pytest.raises(RuntimeError, match=r"prepare\(\) comes first"):
+        RecognitionJob().task_arguments()
 
 
 def test_ctc_alone_trains(

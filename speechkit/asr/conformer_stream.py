@@ -7,7 +7,7 @@ from torch import Tensor
 
 from speechkit.nn.attention import attention_bias
 from speechkit.nn.masks import check_context, context_mask
-from speechkit.streaming.state import Chunk, queue_pop, queue_push, where
+from speechkit.streaming.state import Chunk, check_room, queue_pop, queue_push, where
 
 if TYPE_CHECKING:
     from speechkit.asr.conformer import ConformerEncoder, ConformerLayer
@@ -17,7 +17,7 @@ class LayerState(NamedTuple):
     """What a layer keeps of the past."""
 
     memory: Tensor  # (batch, left + held, 2 * dim) projected keys and values
-    held: Tensor  # (batch, held, dim) residuals whose look-ahead has not come yet
+    held: Tensor  # (batch, held, 2 * dim) residuals and projected queries whose look-ahead has not come yet
     conv_left: Tensor  # (batch, kernel - 1, dim)
 
 
@@ -51,9 +51,7 @@ class ConformerStream:
         self.encoder, self.context = encoder, context
         self.left = left
         self.held = right if encoder.style == "regular" else 0
-        self.chunk = self.first = (
-            chunks * (1 if self.held else right + 1) if encoder.style == "chunked_limited" else chunks
-        )
+        self.chunk = self.first = chunks * (right + 1 if encoder.style == "chunked_limited" else 1)
         self.lookahead = self.held * len(encoder.layers)
         self._positions: list[Tensor] = []
 
@@ -69,13 +67,14 @@ class ConformerStream:
         layers = []
         for layer in self.layers:
             memory = zeros(batch, self.left + self.held, 2 * self.encoder.dim)
-            held = zeros(batch, self.held, self.encoder.dim)
+            held = zeros(batch, self.held, 2 * self.encoder.dim)
             layers.append(LayerState(memory, held, layer.convolution.init_state(batch)))
         pending = zeros(batch, self.chunk - 1, self.encoder.dim)
         return ConformerState(pending, count, count.clone(), count.clone(), tuple(layers))
 
     def step(self, x: Chunk, state: ConformerState) -> tuple[Chunk, ConformerState]:
         """(batch, chunk, dim) subsampled features -> (batch, chunk, dim) encoder steps."""
+        check_room(x, self.chunk)
         queue = queue_push(state.pending, state.waiting, x)
         waiting = state.waiting + x.lengths
         taken = torch.where(x.last | (waiting >= self.chunk), waiting.clamp(max=self.chunk), 0)
@@ -128,9 +127,8 @@ class ConformerStream:
         q, new = attention.qkv(layer.norm_attention(x)).split([dim, 2 * dim], dim=2)
         kept = state.held
         if self.held:
-            held = torch.cat([state.held, x], dim=1)
-            x, kept = held[:, : self.chunk], held[:, self.chunk :]
-            q = attention.qkv(layer.norm_attention(x))[..., :dim]
+            held = torch.cat([state.held, torch.cat([x, q], dim=2)], dim=1)
+            (x, q), kept = held[:, : self.chunk].split(dim, dim=2), held[:, self.chunk :]
         memory = torch.cat([state.memory, new], dim=1)
         k, v = attention.by_head(memory, 2)
         x = x + attention.attend(attention.by_head(q, 1)[0], k, v, positions, bias)

@@ -1,20 +1,23 @@
 """Error rates of a recogniser: under the masks of each context, and chunk by chunk as in use."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import jiwer
 import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
 from torch import Tensor
 
 from speechkit.asr.conformer import Context
-from speechkit.asr.decoding.search import beam_search
+from speechkit.asr.decoding.search import beam_search, no_decoder
 from speechkit.asr.latency import Delay, Emission, delays_ms, summary
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
-from speechkit.streaming.state import Chunk, Streaming
+from speechkit.streaming.state import Chunk
 from speechkit.streaming.stream import run
 
 BATCH_SECONDS = 120.0  # padded audio of a batch, offline
@@ -41,15 +44,6 @@ class Score:
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
-
-
-class Wide:
-    """A streaming module that takes several of its chunks a call."""
-
-    def __init__(self, module: Streaming[Any], chunks: int) -> None:
-        self.init_state, self.step = module.init_state, module.step
-        self.stride, self.lookahead, self.chunk = module.stride, module.lookahead, chunks * module.chunk
-        self.first = module.first + self.chunk - module.chunk
 
 
 class Encoded:
@@ -87,8 +81,8 @@ class Encoded:
             return [row[:count] for row, count in zip(emitted.values, emitted.lengths.tolist(), strict=True)]
 
         if self.mode == "streaming":
-            wide = Wide(greedy, max(1, self.module.chunk // self.module.stride))
-            rows = _longest_first(lambda sorted_: run(wide, sorted_, ROWS), self.steps)
+            chunks = max(1, self.module.chunk // self.module.stride)
+            rows = _longest_first(lambda sorted_: run(greedy, sorted_, ROWS, chunks), self.steps)
         else:
             rows = _batched(decode, self.steps, 1000 * BATCH_SECONDS / self.transcriber.model.step_ms)
         return [[(int(token), int(step)) for token, step, _ in row.tolist()] for row in rows]
@@ -149,40 +143,72 @@ def score(
         word_ends: of each text, in seconds (see `Aligner`): streams are then measured for their emission delay.
 
     Raises:
-        InputError: there is no such mode or decoder.
+        InputError: see `check_choice`.
+    """
+    check_choice(transcriber, modes, decoders, beam)
+    found: list[Score] = []
+    names = list(decoders or transcriber.model.decoders)
+    pairs = [
+        (context, mode)
+        for context in contexts or transcriber.model.contexts
+        for mode in modes
+        if mode == "offline" or (min(context) >= 0 and transcriber.latencies_ms)
+    ]
+    shown = Console(stderr=True)
+    for context, mode in track(pairs, escape(split), console=shown, transient=True, disable=not sys.stderr.isatty()):
+        encoded = Encoded(transcriber, waves, context, mode)
+        widths = {1, beam} if mode == "offline" else {1}
+        found += [_line(encoded, split, d, width, waves, texts, word_ends) for d in names for width in widths]
+    return sorted(found, key=lambda s: (names.index(s.decoder), s.beam))
+
+
+def check_choice(transcriber: Transcriber, modes: Sequence[str], decoders: Sequence[str] | None, beam: int) -> None:
+    """Refuses what `score` could not do, before anything is read.
+
+    Raises:
+        InputError: there is no such mode or decoder, nothing to score, or no such beam.
     """
     if unknown := set(modes) - set(MODES):
         raise InputError(f"modes are offline and streaming, got {', '.join(sorted(unknown))}")
-    model, found = transcriber.model, []
+    if "offline" not in modes and not (modes and transcriber.latencies_ms):
+        raise InputError("nothing would be scored: a model that needs full context has the mode offline alone")
+    for decoder in decoders or ():
+        if decoder not in transcriber.model.decoders:
+            raise no_decoder(transcriber.model, decoder)
+    if beam < 1:
+        raise InputError(f"a search keeps 1 hypothesis or more: beam is {beam}")
+
+
+def _line(
+    encoded: Encoded,
+    split: str,
+    decoder: str,
+    beam: int,
+    waves: Sequence[Tensor],
+    texts: Sequence[str],
+    word_ends: Sequence[list[float] | None] | None,
+) -> Score:
+    """The score of one decoder."""
+    transcriber, context = encoded.transcriber, encoded.context
+    begin = time.monotonic()
+    rows = encoded.greedy(decoder) if beam == 1 else encoded.beam(decoder, beam)
+    spent = encoded.spent + time.monotonic() - begin
+    said = [transcriber.tokenizer.decode([token for token, _ in row]) for row in rows]
     seconds = sum(len(wave) for wave in waves) / transcriber.rate
-    for context in contexts or model.contexts:
-        limited = min(context) >= 0 and bool(transcriber.latencies_ms)
-        for mode in modes:
-            if mode == "streaming" and not limited:
-                continue
-            encoded = Encoded(transcriber, waves, context, mode)
-            for decoder in decoders or model.decoders:
-                for width in {1, beam} if mode == "offline" else {1}:
-                    begin = time.monotonic()
-                    rows = encoded.greedy(decoder) if width == 1 else encoded.beam(decoder, width)
-                    spent = encoded.spent + time.monotonic() - begin
-                    said = [transcriber.tokenizer.decode([token for token, _ in row]) for row in rows]
-                    delay = None
-                    if mode == "streaming" and word_ends is not None:
-                        delay = _delay(encoded, rows, waves, texts, word_ends)
-                    latency = model.latency_ms(context) if context[1] >= 0 else None
-                    found.append(
-                        Score(
-                            split, decoder, mode, latency, *_rates(texts, said), sum(len(t.split()) for t in texts),
-                            seconds, spent / max(seconds, 1e-9), width, delay,
-                        )
-                    )  # fmt: skip
-    order = list(decoders or model.decoders)
-    return sorted(found, key=lambda s: (order.index(s.decoder), s.beam))
-
-
-def _rates(texts: Sequence[str], said: Sequence[str]) -> tuple[float, float]:
-    return float(jiwer.wer(list(texts), list(said))), float(jiwer.cer(list(texts), list(said)))
+    streamed = encoded.mode == "streaming" and word_ends is not None
+    return Score(
+        split,
+        decoder,
+        encoded.mode,
+        latency_ms=transcriber.model.latency_ms(context) if context[1] >= 0 else None,
+        wer=float(jiwer.wer(list(texts), said)),
+        cer=float(jiwer.cer(list(texts), said)),
+        words=sum(len(text.split()) for text in texts),
+        seconds=seconds,
+        real_time_factor=spent / max(seconds, 1e-9),
+        beam=beam,
+        delay=_delay(encoded, rows, waves, texts, word_ends or ()) if streamed else None,
+    )
 
 
 def _delay(

@@ -1,19 +1,20 @@
 """What training a recogniser needs around its task: tokenizer, checks of the corpus, scores, release."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.table import Table
-
 from speechkit import hub
 from speechkit.asr.evaluation import Score, score
 from speechkit.asr.model import Recognizer
+from speechkit.asr.scores import latency
 from speechkit.asr.transcriber import Transcriber
 from speechkit.data.module import SpeechDataModule
 from speechkit.errors import InputError
 from speechkit.text import Tokenizer, load_tokenizer, normalize, steps_for_ctc, train_characters, train_sentencepiece
+
+log = logging.getLogger(__name__)
 
 
 class RecognitionJob:
@@ -41,13 +42,25 @@ class RecognitionJob:
     ) -> None:
         self.kind, self.size, self.step_ms, self.ctc = tokenizer, size, step_ms, ctc
         self.max_misfits, self.eval_utterances, self.half = max_misfits, eval_utterances, half
-        self.tokenizer: Tokenizer | None = None
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What `prepare` found or trained, or the tokenizer of the model that a run starts from."""
+        if self._tokenizer is None:
+            raise RuntimeError("the job has no tokenizer yet: prepare() comes first")
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
 
     def prepare(self, data: SpeechDataModule, out: Path) -> dict[str, Any]:
         """Tokenizer from the training text, or the run's own where it goes on; returns what the config lacks."""
+        data.utterances([*data.valid, *data.test])  # a split that is not there is said before hours of training
         folder = out / "tokenizer"
-        if self.tokenizer is not None:  # that of the model which the run starts from
-            tokenizer = self.tokenizer
+        if self._tokenizer is not None:  # that of the model which the run starts from
+            tokenizer = self._tokenizer
         elif folder.is_dir():
             tokenizer = load_tokenizer(folder)
         elif Path(self.kind).is_dir():
@@ -87,22 +100,24 @@ class RecognitionJob:
         return {"tokenizer": self.tokenizer}
 
     def evaluate(self, model: Recognizer, data: SpeechDataModule, splits: Sequence[str]) -> list[Score]:
-        """Scores of every split, head and look-ahead, offline and streaming."""
-        assert self.tokenizer is not None
+        """Scores of every split, head and look-ahead, offline and streaming; a split that cannot be read has none."""
         transcriber, scores = Transcriber(model, self.tokenizer), []
         device = model.front.window.device
         for split in splits:
-            utterances = data.utterances([split])[: self.eval_utterances]
-            waves = [torch.from_numpy(u.wave(transcriber.rate)).to(device) for u in utterances]
-            scores += score(transcriber, split, waves, [normalize(u.text) for u in utterances])
+            try:
+                kept, waves, _ = data.waves(split, self.eval_utterances)
+            except InputError as error:  # what was trained is worth more than its scores
+                log.warning("not scored: %s", error)
+                continue
+            log.info("%s: scoring %d utterances", split, len(kept))
+            texts = [normalize(utterance.text) for utterance in kept]
+            scores += score(transcriber, split, [wave.to(device) for wave in waves], texts)
         return scores
 
     def release(self, folder: Path, config: dict[str, Any], model: Recognizer, scores: Sequence[Score]) -> None:
         """Writes the release folder that `speechkit.load` reads."""
-        assert self.tokenizer is not None
         rows = "\n".join(
-            f"| {s.split} | {s.decoder} | {s.mode} | {_latency(s)} "
-            f"| {100 * s.wer:.1f} | {100 * s.cer:.1f} | {s.words} |"
+            f"| {s.split} | {s.decoder} | {s.mode} | {latency(s)} | {100 * s.wer:.1f} | {100 * s.cer:.1f} | {s.words} |"
             for s in scores
         )
         card = (
@@ -112,20 +127,3 @@ class RecognitionJob:
             + "\n"
         )
         hub.save(folder, config, model, self.tokenizer, card, half=self.half)
-
-    def table(self, scores: Sequence[Score]) -> Table:
-        """Scores for the terminal: a line for every split, decoder and look-ahead."""
-        table = Table(
-            "split", "words", "decoder", "latency ms", "WER % offline", "WER % streaming", title="Word error rates"
-        )
-        pairs: dict[tuple[object, ...], dict[str, float]] = {}
-        for s in scores:
-            pairs.setdefault((s.split, s.words, s.decoder, _latency(s)), {})[s.mode] = 100 * s.wer
-        for key, wers in pairs.items():
-            cells = (f"{wers[mode]:.2f}" if mode in wers else "-" for mode in ("offline", "streaming"))
-            table.add_row(*map(str, key), *cells)
-        return table
-
-
-def _latency(score: Score) -> str:
-    return "full" if score.latency_ms is None else f"{score.latency_ms:g}"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from speechkit.asr.conformer import ConformerEncoder, Context
 from speechkit.asr.ctc import CtcHead, ctc_loss
 from speechkit.asr.joiner import Joiner
-from speechkit.asr.nemo_stream import NemoStreaming
+from speechkit.asr.nemo_stream import NemoStream
 from speechkit.asr.predictor import Predictor
 from speechkit.asr.transducer import transducer_loss
 from speechkit.features import LogMel
@@ -86,7 +86,7 @@ class Recognizer(nn.Module):
     def streaming(self, context: Context) -> Chain:
         """Samples (batch, time, 1) to encoder steps, chunk by chunk; equal to `encode` under the same context."""
         if self.compat == "reference":
-            return Chain(self.front, NemoStreaming(self.encoder, context))
+            return Chain(self.front, NemoStream(self.encoder, context))
         return Chain(self.front, self.encoder.at(context))
 
     def losses(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from speechkit.nn.attention import attention_bias
 from speechkit.nn.masks import check_context, context_mask, valid_mask
-from speechkit.streaming.state import Chunk, queue_pop, queue_push, where
+from speechkit.streaming.state import Chunk, check_room, queue_pop, queue_push, where
 
 if TYPE_CHECKING:
     from speechkit.asr.conformer import ConformerEncoder, ConformerLayer
@@ -27,7 +27,7 @@ class NemoCache(NamedTuple):
     length: Tensor  # (batch,) int64 filled entries of `channel`, from its end
 
 
-class NemoStream:
+class CacheAwareEncoder:
     """A `ConformerEncoder` chunk by chunk as NeMo runs it.
 
     Each chunk brings the nine feature frames before it and drops the two steps they make; keys and values of the left
@@ -158,8 +158,8 @@ class NemoStreamState(NamedTuple):
     cache: NemoCache
 
 
-class NemoStreaming:
-    """`NemoStream` as a streaming module: frames (batch, chunk, n_mels) to steps (batch, right + 1, dim).
+class NemoStream:
+    """`CacheAwareEncoder` as a streaming module: frames (batch, chunk, n_mels) to steps (batch, right + 1, dim).
 
     A stream's short end is used, not thrown away as NeMo's simulator does where it has fewer than eight frames.
     """
@@ -167,7 +167,7 @@ class NemoStreaming:
     def __init__(self, encoder: "ConformerEncoder", context: tuple[int, int]) -> None:
         if encoder.style != "chunked_limited":
             raise ValueError(f"compat='reference' streams chunked_limited encoders, got style {encoder.style!r}")
-        self.inner = NemoStream(encoder, context)
+        self.inner = CacheAwareEncoder(encoder, context)
         self.first, self.chunk = self.inner.chunk_frames
         self.stride, self.lookahead = encoder.stride, 0
 
@@ -185,6 +185,7 @@ class NemoStreaming:
 
     def step(self, x: Chunk, state: NemoStreamState) -> tuple[Chunk, NemoStreamState]:
         """(batch, chunk, n_mels) -> (batch, right + 1, dim); rows may be in different phases."""
+        check_room(x, self.chunk)
         queue = queue_push(state.pending, state.waiting, x)
         waiting, fresh = state.waiting + x.lengths, state.frames == 0
         wanted = torch.where(fresh, self.first, self.chunk)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 
 from speechkit.asr.evaluation import Score
 
@@ -13,9 +13,9 @@ from speechkit.asr.evaluation import Score
 def table(scores: Sequence[Score]) -> Table:
     """One line for every split, decoder and look-ahead: error rates offline and of streams, delay, real-time factor."""
     rates = ("WER %\noff/stream", "CER %\noff/stream")
-    shown = Table(
-        "split", "decoder", "ahead\nms", *rates, "delay ms\nmean/p50/p90", "RTF", box=box.SIMPLE, padding=(0, 1, 0, 0)
-    )
+    shown = Table(Column("split", overflow="fold"), box=box.SIMPLE, padding=0)  # 80 columns hold it
+    for name in ("words", "decoder", "ahead\nms", *rates, "delay ms\nmean/p50/p90", "RTF"):
+        shown.add_column(name, no_wrap=True)
     lines: dict[tuple[str, str, str], dict[str, Score]] = {}
     for s in scores:
         lines.setdefault((s.split, _name(s), latency(s)), {})[s.mode] = s
@@ -28,7 +28,7 @@ def table(scores: Sequence[Score]) -> Table:
         cells = ("/".join("-" if s is None else f"{100 * getattr(s, k):.2f}" for s in pair) for k in ("wer", "cer"))
         last = modes.get("streaming") or modes["offline"]
         delay = "-" if last.delay is None else f"{last.delay.mean:.0f}/{last.delay.p50:.0f}/{last.delay.p90:.0f}"
-        shown.add_row(split, decoder, ahead, *cells, delay, f"{last.real_time_factor:.3f}")
+        shown.add_row(split, str(last.words), decoder, ahead, *cells, delay, f"{last.real_time_factor:.3f}")
     return shown
 
 

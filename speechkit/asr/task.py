@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
+from speechkit.asr.decoding.search import make_greedy
 from speechkit.asr.flat_start import equal_alignment, flat_start_loss
 from speechkit.asr.model import Recognizer
 from speechkit.data.collate import Batch
@@ -125,15 +125,7 @@ class RecognitionTask(LightningModule):
 
     def decode(self, head: str, encoder: Tensor, lengths: Tensor) -> list[str]:
         """Greedy texts of encoder steps (batch, steps, dim)."""
-        model = self.model
-        greedy: CtcGreedy | RnntGreedy
-        if head == "ctc" and model.ctc is not None:
-            greedy = CtcGreedy(model.ctc)
-        else:
-            assert model.predictor is not None
-            assert model.joiner is not None
-            greedy = RnntGreedy(model.predictor, model.joiner)
-        emitted = greedy(encoder, lengths)
+        emitted = make_greedy(self.model, head)(encoder, lengths)
         rows = zip(emitted.values[..., 0].long().tolist(), emitted.lengths.tolist(), strict=True)
         return [self.tokenizer.decode(tokens[:count]) for tokens, count in rows]
 

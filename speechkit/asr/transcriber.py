@@ -15,7 +15,7 @@ from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.scoring import Scorer
-from speechkit.asr.decoding.search import make_beam
+from speechkit.asr.decoding.search import make_beam, make_greedy
 from speechkit.asr.model import Recognizer
 from speechkit.asr.pauses import windows
 from speechkit.asr.transcript import Transcript, joined, transcript
@@ -73,12 +73,7 @@ class Transcriber:
 
     def greedy(self, decoder: str | None = None, hotwords: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
         """A greedy decoder: ``rnnt`` or ``ctc``; without a name the first that the model has."""
-        decoder = decoder or self.model.decoders[0]
-        if decoder == "rnnt" and self.model.predictor is not None and self.model.joiner is not None:
-            return RnntGreedy(self.model.predictor, self.model.joiner, booster=hotwords)
-        if decoder == "ctc" and self.model.ctc is not None:
-            return CtcGreedy(self.model.ctc, booster=hotwords)
-        raise InputError(f"this model has the decoders {', '.join(self.model.decoders)}, got {decoder!r}")
+        return make_greedy(self.model, decoder or self.model.decoders[0], hotwords)
 
     def booster(self, hotwords: Phrases | None, weight: float = 2.0) -> PhraseBooster | None:
         """Phrases as plain text, checked against the tokenizer."""

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from speechkit import hub
 from speechkit.asr.conformer import Context
 from speechkit.asr.model import Recognizer
 from speechkit.asr.transcriber import Transcriber
+from speechkit.commands.loading import recogniser
 from speechkit.errors import InputError
 from speechkit.nn.masks import check_context
 from speechkit.release import build
@@ -187,9 +187,7 @@ def bench(
 ) -> None:
     """Measure what a chunk of audio costs on this machine: CPU and wall time, real-time factor, state per stream."""
     torch.set_num_threads(threads)
-    found = silent(size) if model is None else hub.load(model)
-    if not isinstance(found, Transcriber):
-        raise InputError(f"speechkit bench measures recognisers, and {model} is none")
+    found = silent(size) if model is None else recogniser(model)
     millions = sum(p.numel() for p in found.model.parameters()) / 1e6
     costs = [
         measure(part, found, context, seconds, batch)

@@ -11,6 +11,7 @@ import numpy as np
 from speechkit import audio
 from speechkit.commands.formats import SUFFIXES
 from speechkit.errors import InputError
+from speechkit.files import replace
 
 
 class Recording(NamedTuple):
@@ -71,8 +72,8 @@ def targets(recordings: Sequence[Recording], output: str, kind: str) -> dict[Rec
 
 
 def write(target: Path, text: str) -> None:
-    """Writes a text so that the file appears whole or not at all; errors as `audio.replace`."""
-    audio.replace(target, text.encode())
+    """Writes a text so that the file appears whole or not at all; errors as `files.replace`."""
+    replace(target, text.encode())
 
 
 def phrases(hotwords: str | None) -> list[tuple[str, float]] | None:

@@ -1,8 +1,9 @@
 """`speechkit transcribe`: recordings, folders of them and pipes to text."""
 
+import functools
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -12,10 +13,12 @@ import typer
 from speechkit.errors import InputError
 
 if TYPE_CHECKING:  # torch takes seconds to import, which `--help` need not wait for
+    from pathlib import Path
+
     import numpy as np
 
     from speechkit.asr.transcriber import Transcriber, Transcript
-    from speechkit.commands.formats import Format
+    from speechkit.commands.formats import Decode, Format
     from speechkit.commands.sources import Recording
 
 BLOCK_S = 0.1  # seconds of sound that a stream is given at a time
@@ -82,75 +85,90 @@ def transcribe(
     Recordings may have any length, rate and number of channels. Exit code 2 where one of them could not be used.
     """
     beam = beam or (max(BEAM, nbest) if lm or nbest > 1 else 1)
+    recordings, refused, targets = _check(files, output, format, stream, beam, nbest)
+    from speechkit.commands.sources import phrases
+
+    options: dict[str, Any] = {
+        "latency_ms": latency_ms, "decoder": decoder and decoder.value,
+        "hotwords": phrases(hotwords), "hotword_weight": hotword_weight,
+    }  # fmt: skip
+    transcriber = _load(model, device, threads)
+    _check_options(transcriber, options, stream)
+    if not stream:
+        options |= {"beam": beam, "nbest": nbest}
+    if lm:
+        options["scorers"] = [_language_model(transcriber, lm, lm_weight, lm_bonus, lm_unit.value, lm_words)]
+    for sentence in refused:
+        _complain(sentence)
+    several, decode = len(recordings) > 1, transcriber.tokenizer.decode
+    shape = functools.partial(_format, kind=format.value, several=several, words=words, nbest=nbest, decode=decode)
+    failed = _run(transcriber, recordings, targets, raw_rate, stream, options, shape)
+    if refused or failed:
+        raise typer.Exit(2)
+
+
+def _check(
+    files: list[str], output: str | None, format: Kind, stream: bool, beam: int, nbest: int
+) -> "tuple[list[Recording], list[str], dict[Recording, Path]]":
+    """The recordings, a sentence for each folder without any, and the recordings' files in the output folder."""
     if stream and beam > 1:
         raise InputError("--stream prints words for good, so it decodes greedily: leave out --beam, --nbest and --lm")
-    if nbest > 1 and format in (Kind.srt, Kind.vtt):
+    subtitles = format in (Kind.srt, Kind.vtt)
+    if nbest > 1 and subtitles:
         raise InputError(f"--nbest gives several texts, of which a {format.value} file can show one: use text or json")
     from speechkit.commands import sources
 
     recordings, refused = sources.expand(files)
     targets = sources.targets(recordings, output, format.value) if output else {}
-    if format in (Kind.srt, Kind.vtt) and len(recordings) > 1 and not output:
+    if subtitles and len(recordings) > 1 and not output:
         raise InputError(f"{len(recordings)} recordings need a {format.value} file each: name a folder with --output")
-    phrases = sources.phrases(hotwords)
-    transcriber = _load(model, device, threads)
-    options: dict[str, Any] = {
-        "latency_ms": latency_ms, "decoder": decoder and decoder.value,
-        "hotwords": phrases, "hotword_weight": hotword_weight,
-    }  # fmt: skip
-    if stream:
-        transcriber.stream(**options)  # what cannot be is said once, not for every recording
-    else:
-        transcriber.context(latency_ms)
-        transcriber.greedy(options["decoder"], transcriber.booster(phrases, hotword_weight))
-        options |= {"beam": beam, "nbest": nbest}
-        if lm:
-            options["scorers"] = [_language_model(transcriber, lm, lm_weight, lm_bonus, lm_unit.value, lm_words)]
-    for sentence in refused:
-        _complain(sentence)
-    failed = len(refused)
-    for recording in recordings:
-        target = targets.get(recording)
-        with nullcontext(sys.stdout) if target is None else io.StringIO() as file:
-            try:
-                sink = _format(file, format.value, recording, len(recordings) > 1, words, nbest, transcriber)
-                _transcribe(transcriber, recording, raw_rate, stream, options, sink, target is None)
-                if target is not None:
-                    sources.write(target, file.getvalue())  # type: ignore[union-attr]
-            except InputError as error:
-                _complain(str(error))
-                failed += 1
-    if failed:
-        raise typer.Exit(2)
+    return recordings, refused, targets
 
 
 def _load(model: str | None, device: str, threads: int | None) -> "Transcriber":
     import torch
 
-    from speechkit import hub
-    from speechkit.asr.transcriber import Transcriber
+    from speechkit.commands.loading import recogniser
 
     if threads:
         torch.set_num_threads(threads)
-    api = hub.load(hub.default() if model is None else model, _device(device))
-    if not isinstance(api, Transcriber):
-        raise InputError(f"{model} is a {type(api).__name__}, not a model for recognition")
-    return api
+    return recogniser(model, device)
 
 
-def _device(name: str) -> str:
-    """The name of a device that is there."""
-    import torch
+def _check_options(transcriber: "Transcriber", options: dict[str, Any], stream: bool) -> None:
+    """What the model cannot do is said once, not for every recording."""
+    if stream:
+        transcriber.stream(**options)
+    else:
+        transcriber.context(options["latency_ms"])
+        transcriber.greedy(options["decoder"], transcriber.booster(options["hotwords"], options["hotword_weight"]))
 
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"there is no kind of device {name!r}: name cpu, cuda, cuda:1 or mps") from None
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= there.get(device.type, 0):
-        found = [kind for kind, count in there.items() if count]
-        raise InputError(f"this machine has no device {name}, only {', '.join(found)} (see `speechkit doctor`)")
-    return name
+
+def _run(
+    transcriber: "Transcriber",
+    recordings: "list[Recording]",
+    targets: "dict[Recording, Path]",
+    raw_rate: int | None,
+    stream: bool,
+    options: dict[str, Any],
+    shape: "Callable[[TextIO, Recording], Format]",
+) -> int:
+    """Transcribes the recordings; how many of them could not be used."""
+    from speechkit.commands.sources import write
+
+    failed = 0
+    for recording in recordings:
+        target = targets.get(recording)
+        with nullcontext(sys.stdout) if target is None else io.StringIO() as file:
+            try:
+                sink = shape(file, recording)
+                _transcribe(transcriber, recording, raw_rate, stream, options, sink, target is None)
+                if target is not None:
+                    write(target, file.getvalue())  # type: ignore[union-attr]
+            except InputError as error:
+                _complain(str(error))
+                failed += 1
+    return failed
 
 
 def _language_model(
@@ -163,11 +181,11 @@ def _language_model(
 
 
 def _format(
-    file: TextIO, kind: str, recording: "Recording", several: bool, words: bool, nbest: int, transcriber: "Transcriber"
+    file: TextIO, recording: "Recording", kind: str, several: bool, words: bool, nbest: int, decode: "Decode"
 ) -> "Format":
     from speechkit.commands.formats import make
 
-    return make(kind, file, recording.name, several and file is sys.stdout, words, nbest, transcriber.tokenizer.decode)
+    return make(kind, file, recording.name, several and file is sys.stdout, words, nbest, decode)
 
 
 def _transcribe(

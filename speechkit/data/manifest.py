@@ -13,6 +13,7 @@ from typing import Any
 from speechkit import audio
 from speechkit.data.utterance import MAX_BAD, Utterance, probed
 from speechkit.errors import InputError
+from speechkit.files import replace
 
 __all__ = [
     "Utterance",
@@ -98,11 +99,7 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
         file = Path(utterance.path).resolve()
         record["path"] = str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
-    audio.replace(path, "".join(lines).encode())
+    replace(path, "".join(lines).encode(), parents=True)
 
 
 def from_librispeech(root: str | os.PathLike[str], split: str, max_bad: float = MAX_BAD) -> list[Utterance]:

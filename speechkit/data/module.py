@@ -7,16 +7,33 @@ from pathlib import Path
 
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, from_numpy
 
 from speechkit.data import mini
 from speechkit.data.buckets import DurationBuckets
 from speechkit.data.dataset import SpeechDataset, Transform
 from speechkit.data.loader import SpeechLoader
 from speechkit.data.manifest import find
-from speechkit.data.utterance import MAX_BAD, Utterance, normalized
+from speechkit.data.utterance import MAX_BAD, Report, Utterance, normalized
+from speechkit.errors import InputError
 from speechkit.text import Tokenizer
 
 log = logging.getLogger(__name__)
+SKIPPED = "skipped: "  # begins a warning about an utterance that cannot be used
+
+
+class Skipped(logging.Handler):
+    """Keeps the sentences about utterances that cannot be used."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.sentences: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes the warnings that say so."""
+        sentence = record.getMessage()
+        if sentence.startswith(SKIPPED):
+            self.sentences.append(sentence.removeprefix(SKIPPED))
 
 
 class SpeechDataModule(LightningDataModule):
@@ -91,6 +108,26 @@ class SpeechDataModule(LightningDataModule):
             InputError: no such split, or too much of it is missing, broken or without a usable text.
         """
         return list(itertools.chain.from_iterable(self._split(name) for name in splits))
+
+    def waves(self, split: str, limit: int | None = None) -> tuple[list[Utterance], list[Tensor], list[str]]:
+        """Utterances of a split, the first ones, their audio (samples,), and a sentence for each that was skipped.
+
+        Raises:
+            InputError: there is no such split, or more of it than `max_bad` cannot be used.
+        """
+        handler, logger = Skipped(), logging.getLogger("speechkit.data")
+        logger.addHandler(handler)
+        try:
+            report, waves = Report([], []), []
+            for utterance in self.utterances([split])[:limit]:
+                try:
+                    waves.append(from_numpy(utterance.wave(self.rate)))
+                    report.good.append(utterance)
+                except InputError as error:
+                    report.bad.append(str(error))
+            return report.within(self.max_bad, split), waves, handler.sentences
+        finally:
+            logger.removeHandler(handler)
 
     def texts(self, splits: Sequence[str]) -> list[str]:
         """All transcripts of the splits, to train a tokenizer on."""

@@ -1,8 +1,9 @@
 """Scores and emission delays of recognisers, and their table and picture."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import jiwer
 import pytest
@@ -10,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from speechkit.asr import scores
+from speechkit.asr import evaluation, scores
 from speechkit.asr.evaluation import Encoded, Score, score
 from speechkit.asr.latency import Aligner, Delay, arrival, delays_ms, summary
 from speechkit.asr.transcriber import Transcriber
@@ -69,6 +70,36 @@ def test_every_decoder_context_mode_and_beam_has_its_line() -> None:
 def test_full_context_is_scored_offline_only() -> None:
     found = score(recognizer([[-1, -1]]), "s", sounds(), ["a", "b", "c"], decoders=["ctc"])
     assert [(s.mode, s.latency_ms) for s in found] == [("offline", None)]
+
+
+def test_a_terminal_shows_how_far_it_is_and_nothing_else_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(recognizer(), "my [split]", sounds()[:1], ["a"], ["offline"], ["ctc"])
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    score(recognizer(), "my [split]", sounds()[:1], ["a"], ["offline"], ["ctc"])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "my [split]" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"modes": ["sideways"]}, "modes are offline and streaming, got sideways"),
+        ({"modes": []}, "nothing would be scored"),
+        ({"modes": ["streaming"]}, "full context has the mode offline alone"),
+        ({"decoders": ["foo"]}, "this model has the decoders rnnt, ctc, got 'foo'"),
+        ({"beam": 0}, "beam is 0"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_anything_runs(
+    options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "Encoded", None)
+    with pytest.raises(InputError, match=sentence):
+        score(recognizer([[-1, -1]]), "s", sounds(), ["a", "b", "c"], **options)
 
 
 @pytest.mark.parametrize("encoder", [{}, {"style": "regular"}])
@@ -170,12 +201,23 @@ def test_the_table_pairs_offline_and_stream(capsys: pytest.CaptureFixture[str]) 
     rows = [line("offline", 80, 0.1), line("streaming", 80, 0.2, Delay(90, 80, 120, 9)), line("offline", None, 0.05)]
     Console(width=120).print(scores.table([*rows, line("offline", 80, 0.07, beam=4)]))
     lines = [" ".join(text.split()) for text in capsys.readouterr().out.splitlines()]
-    assert "test ctc 80 10.00/20.00 5.00/10.00 90/80/120 0.100" in lines
-    assert "test ctc full 5.00/- 2.50/- - 0.100" in lines
-    assert "test ctc, beam 4 80 7.00/- 3.50/- - 0.100" in lines
+    assert "test 10 ctc 80 10.00/20.00 5.00/10.00 90/80/120 0.100" in lines
+    assert "test 10 ctc full 5.00/- 2.50/- - 0.100" in lines
+    assert "test 10 ctc, beam 4 80 7.00/- 3.50/- - 0.100" in lines
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:
     path = tmp_path / "wer.png"
     scores.plot([line("offline", 80, 0.1), line("streaming", 80, 0.2), line("offline", None, 0.05)], path)
     assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_terminal_of_80_columns_shows_every_number(capsys: pytest.CaptureFixture[str]) -> None:
+    scored = ("offline", 1040, 0.4321, 0.1234, 54321, 36000.0, 0.0123)
+    delay = Delay(1912, 1801, 2203, 50000)
+    rows = [Score("test-of-a-long-name", "rnnt", *scored, beam=beam, delay=delay) for beam in (1, 8)]
+    Console(width=80).print(scores.table(rows))
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert "54321 rnnt, beam 8 1040  43.21/-" in out
+    assert "1912/1801/2203 0.012" in out

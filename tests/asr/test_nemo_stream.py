@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from speechkit.asr.conformer import ConformerEncoder
-from speechkit.asr.nemo_stream import NemoStream, NemoStreaming
+from speechkit.asr.nemo_stream import CacheAwareEncoder, NemoStream
 from speechkit.streaming.stream import run
 from tests.streaming.contract import CHECKS, Case
 
@@ -33,7 +33,7 @@ def encoder(style: str = "chunked_limited", causal: bool = True) -> ConformerEnc
     return built.double().eval()
 
 
-def stepped(stream: NemoStream, mel: Tensor) -> Tensor:
+def stepped(stream: CacheAwareEncoder, mel: Tensor) -> Tensor:
     """(frames, n_mels) -> (steps, dim), chunk by chunk as NeMo's simulator goes."""
     cache, outputs = stream.initial(1), []
     pieces = list(stream.pieces(mel[None], torch.tensor([len(mel)])))
@@ -51,7 +51,7 @@ def test_with_look_ahead_the_stream_is_exact(check: Callable[[Case], None], righ
     def forward(x: Tensor, lengths: Tensor) -> Any:
         return module(x, lengths, (8, right))
 
-    check(Case(NemoStreaming(module, (8, right)), forward, MELS, longest=160))
+    check(Case(NemoStream(module, (8, right)), forward, MELS, longest=160))
 
 
 @torch.no_grad()
@@ -59,15 +59,15 @@ def test_with_look_ahead_the_stream_is_exact(check: Callable[[Case], None], righ
 def test_simulated_chunks_are_exact_with_look_ahead(right: int) -> None:
     module, mel = encoder(), torch.randn(161, MELS, dtype=torch.double)
     whole = module(mel[None], torch.tensor([len(mel)]), (8, right))[0][0]
-    torch.testing.assert_close(stepped(NemoStream(module, (8, right)), mel), whole, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(stepped(CacheAwareEncoder(module, (8, right)), mel), whole, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
 def test_without_look_ahead_the_stream_is_off_until_the_left_context_has_passed() -> None:
     module, mel = encoder(), torch.randn(481, MELS, dtype=torch.double)
     whole = module(mel[None], torch.tensor([len(mel)]), (8, 0))[0][0]
-    reference = stepped(NemoStream(module, (8, 0)), mel)
-    streamed = run(NemoStreaming(module, (8, 0)), [mel])[0]
+    reference = stepped(CacheAwareEncoder(module, (8, 0)), mel)
+    streamed = run(NemoStream(module, (8, 0)), [mel])[0]
     torch.testing.assert_close(streamed, reference, rtol=1e-9, atol=1e-9)
     error = (reference - whole).abs().amax(1)
     assert error[0] < 1e-9
@@ -82,7 +82,7 @@ def test_without_look_ahead_the_stream_is_off_until_the_left_context_has_passed(
 def test_with_regular_attention_the_stream_is_off_until_the_left_context_has_passed(right: int) -> None:
     module, mel = encoder("regular"), torch.randn(481, MELS, dtype=torch.double)
     whole = module(mel[None], torch.tensor([len(mel)]), (8, right))[0][0]
-    stream = NemoStream(module, (8, right))
+    stream = CacheAwareEncoder(module, (8, right))
     error = (stepped(stream, mel)[: len(whole)] - whole).abs().amax(1)
     assert error[1] > 1e-6
     assert error[40 : len(whole) - stream.cache_drop - 1].max() < 1e-9
@@ -91,7 +91,7 @@ def test_with_regular_attention_the_stream_is_off_until_the_left_context_has_pas
 @torch.no_grad()
 def test_padded_chunks_have_one_size_and_come_seven_frames_later() -> None:
     module, mel = encoder(), torch.randn(160, MELS, dtype=torch.double)
-    stream = NemoStream(module, (8, 0), pad_and_drop=True)
+    stream = CacheAwareEncoder(module, (8, 0), pad_and_drop=True)
     sizes = {piece.shape[1] for piece, _, _ in stream.pieces(mel[None], torch.tensor([len(mel)]))}
     assert sizes == {17}
     before = stepped(stream, mel)
@@ -105,7 +105,7 @@ def test_padded_chunks_have_one_size_and_come_seven_frames_later() -> None:
 @torch.no_grad()
 def test_an_idle_row_keeps_its_place() -> None:
     module, mel = encoder(), torch.randn(2, 25, MELS, dtype=torch.double)
-    stream = NemoStream(module, (8, 1))
+    stream = CacheAwareEncoder(module, (8, 1))
     out, steps, cache = stream.step(mel, torch.tensor([25, 0]), stream.initial(2))
     assert steps.tolist() == [2, 0]
     assert torch.isfinite(out).all()
@@ -114,8 +114,8 @@ def test_an_idle_row_keeps_its_place() -> None:
 
 def test_what_cannot_stream_says_so() -> None:
     with pytest.raises(ValueError, match="streams causal encoders with a limited right context"):
-        NemoStream(encoder(causal=False), (8, 1))
+        CacheAwareEncoder(encoder(causal=False), (8, 1))
     with pytest.raises(ValueError, match="limited right context"):
-        NemoStream(encoder(), (8, -1))
+        CacheAwareEncoder(encoder(), (8, -1))
     with pytest.raises(ValueError, match="chunked_limited"):
-        NemoStreaming(encoder("regular"), (8, 1))
+        NemoStream(encoder("regular"), (8, 1))

@@ -14,7 +14,7 @@ import speechkit
 from speechkit.asr.ctc import ctc_loss
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.model import Recognizer
-from speechkit.asr.nemo_stream import NemoCache, NemoStream, NemoStreaming
+from speechkit.asr.nemo_stream import CacheAwareEncoder, NemoCache, NemoStream
 from speechkit.asr.transducer import label_scores, lattice_loss, transducer_loss
 from speechkit.features import LogMel
 from speechkit.importers.nemo import convert, published_names
@@ -179,7 +179,9 @@ def test_our_stream_is_the_references(golden: Golden, context: Context) -> None:
     close(ours, torch.cat(theirs))
 
 
-def replay(golden: Golden, stream: NemoStream, prefix: str, mel: Tensor, lengths: Tensor) -> tuple[NemoCache, int]:
+def replay(
+    golden: Golden, stream: CacheAwareEncoder, prefix: str, mel: Tensor, lengths: Tensor
+) -> tuple[NemoCache, int]:
     """Runs all chunks, comparing what the golden has of each; the last caches and the number of chunks."""
     cache, count = stream.initial(len(mel)), 0
     for count, (piece, piece_lengths, first) in enumerate(stream.pieces(mel, lengths), 1):
@@ -211,7 +213,7 @@ def check_caches(golden: Golden, name: str, cache: NemoCache) -> None:
 @pytest.mark.parametrize("context", contexts("two"), ids=tag)
 @torch.no_grad()
 def test_reference_stream_has_the_references_outputs_and_caches(golden: Golden, context: Context, pad: bool) -> None:
-    stream, prefix = NemoStream(golden.model.encoder, context, pad), f"st_{tag(context)}" + "_pad" * pad
+    stream, prefix = CacheAwareEncoder(golden.model.encoder, context, pad), f"st_{tag(context)}" + "_pad" * pad
     mel = golden.mel()
     cache, count = replay(golden, stream, prefix, mel, torch.tensor([mel.shape[1]]))
     assert count == len(golden.io[f"{prefix}_out_lens"])
@@ -221,7 +223,7 @@ def test_reference_stream_has_the_references_outputs_and_caches(golden: Golden, 
 @pytest.mark.parametrize("context", contexts("two"), ids=tag)
 def test_reference_stream_has_the_references_grid(golden: Golden, context: Context) -> None:
     wanted = golden.config["golden"]["streaming_cfg"][tag(context)]
-    stream = NemoStream(golden.model.encoder, context)
+    stream = CacheAwareEncoder(golden.model.encoder, context)
     assert list(stream.chunk_frames) == wanted["chunk_size"]
     assert list(stream.shift_frames) == wanted["shift_size"]
     assert stream.cache_drop == wanted["cache_drop_size"]
@@ -235,7 +237,7 @@ def test_reference_stream_of_a_batch_is_the_references(golden: Golden) -> None:
     found = [(c, p) for c, p in zip(contexts("two"), prefixes, strict=True) if f"{p}_out_lens" in golden.io]
     assert found
     for context, prefix in found:
-        stream = NemoStream(golden.model.encoder, context)
+        stream = CacheAwareEncoder(golden.model.encoder, context)
         cache, count = replay(golden, stream, prefix, golden.mel("batch_mel"), golden.get("batch_mel_len"))
         assert count == len(golden.io[f"{prefix}_out_lens"])
         assert cache.length.tolist() == golden.io[f"{prefix}_final_cache_len"].tolist()
@@ -246,7 +248,7 @@ def test_exported_steps_are_the_references(golden: Golden) -> None:
     """`forward_for_export`: batch-first caches, every chunk of the same size."""
     shape = (golden.io["export_s0_cache_last_channel_next"].shape[2], golden.io["export_s0_outputs"].shape[2] - 1)
     context = next(context for context in contexts("ctx") if context == shape)
-    stream = NemoStream(golden.model.encoder, context, pad_and_drop=True)
+    stream = CacheAwareEncoder(golden.model.encoder, context, pad_and_drop=True)
     cache, n = stream.initial(1), 0
     while f"export_s{n}_outputs" in golden.io:
         name = f"export_s{n}"
@@ -267,7 +269,7 @@ def test_reference_stream_module_is_the_references(golden: Golden, context: Cont
     """`compat="reference"` in pieces of any size."""
     if golden.model.encoder.style == "regular":
         pytest.skip("compat='reference' is for chunked encoders")
-    module = NemoStreaming(golden.model.encoder, context)
+    module = NemoStream(golden.model.encoder, context)
     stream, outputs, mel = Stream(module), [], golden.mel()[0]
     for piece in mel.split(37):
         outputs += stream.push(piece)
@@ -341,7 +343,7 @@ def test_greedy_transducer_gives_the_references_tokens(golden: Golden, encoded: 
 def test_streamed_decodes_are_the_references(golden: Golden, context: Context) -> None:
     """Our stream where NeMo's is exact, else NeMo's arithmetic."""
     encoder = golden.model.encoder
-    stream = encoder.at(context) if context[1] > 0 else NemoStreaming(encoder, context)
+    stream = encoder.at(context) if context[1] > 0 else NemoStream(encoder, context)
     # NeMo's simulator drops an end of fewer than eight frames.
     out = run(stream, [golden.mel()[0]])[0][None, : int(golden.io[f"st_{tag(context)}_out_lens"].sum())]
     lengths = torch.tensor([out.shape[1]])

@@ -1,6 +1,7 @@
 """The streaming contract, held by every streaming module: one line here for each."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,36 +10,51 @@ from torch import nn
 from speechkit.asr.conformer import ConformerEncoder
 from speechkit.asr.conformer_stream import ConformerStream
 from speechkit.asr.ctc import CtcHead
+from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.joiner import Joiner
+from speechkit.asr.nemo_stream import NemoStream
 from speechkit.asr.predictor import Predictor
 from speechkit.features import LogMel
 from speechkit.nn.subsampling import Subsampling
 from speechkit.streaming.chain import Chain
+from speechkit.streaming.state import Chunk, Streaming
+from speechkit.streaming.stream import run
+from speechkit.text import CharTokenizer
 from tests.streaming.contract import CHECKS, Case
 
 CHUNKED = [(6, 2), (6, 1), (6, 0), (0, 1)]
 REGULAR = [(5, 0), (5, 2), (3, 1)]
 
 
-def _random(module: nn.Module) -> nn.Module:
-    """Weights large enough that every path matters, in double precision."""
+def _random(module: nn.Module, std: float = 0.4) -> nn.Module:
+    """Weights and running statistics large enough that every path matters, in double precision."""
     torch.manual_seed(7)
     for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.4)
+        nn.init.normal_(parameter, std=std)
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            nn.init.normal_(buffer)
+        elif name.endswith("running_var"):
+            nn.init.uniform_(buffer, 0.3, 3.0)
     return module.double().eval()
 
 
-def _encoder(style: str, contexts: list[tuple[int, int]]) -> ConformerEncoder:
+def _encoder(style: str, contexts: list[tuple[int, int]], **options: Any) -> ConformerEncoder:
     encoder = ConformerEncoder(
-        n_mels=8, dim=8, layers=2, heads=2, conv_kernel=3, subsampling_channels=3, contexts=contexts, style=style
-    )
+        n_mels=8, dim=8, layers=2, heads=2, conv_kernel=3, subsampling_channels=3, contexts=contexts, style=style,
+        **options,
+    )  # fmt: skip
     _random(encoder)
     return encoder
 
 
-def _front(length_rule: str) -> Case:
-    front = LogMel(sample_rate=1000, n_mels=5, n_fft=32, length_rule=length_rule).double().eval()
+def _log_mel(n_mels: int, **options: Any) -> LogMel:
+    return LogMel(sample_rate=1000, n_mels=n_mels, n_fft=32, **options).double().eval()
+
+
+def _front(**options: Any) -> Case:
+    front = _log_mel(5, **options)
     return Case(front, lambda x, n: front(x[..., 0], n), dim=1, longest=203, multiples=(1, 4))
 
 
@@ -48,8 +64,8 @@ def _subsampling() -> Case:
     return Case(module, module, dim=6, longest=70, multiples=(1, 3))
 
 
-def _layers(style: str, context: tuple[int, int], chunks: int = 1) -> Case:
-    encoder = _encoder(style, [context])
+def _layers(style: str, context: tuple[int, int], chunks: int = 1, **options: Any) -> Case:
+    encoder = _encoder(style, [context], **options)
     stream = ConformerStream(encoder, context, chunks)
 
     def forward(x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,8 +75,7 @@ def _layers(style: str, context: tuple[int, int], chunks: int = 1) -> Case:
 
 
 def _recognizer(style: str, context: tuple[int, int], length_rule: str = "floor") -> Case:
-    encoder = _encoder(style, [context])
-    front = LogMel(sample_rate=1000, n_mels=8, n_fft=32, length_rule=length_rule).double().eval()
+    encoder, front = _encoder(style, [context]), _log_mel(8, length_rule=length_rule)
     return Case(
         Chain(front, encoder.at(context)),
         lambda x, n: encoder(*front(x[..., 0], n), context),
@@ -69,35 +84,73 @@ def _recognizer(style: str, context: tuple[int, int], length_rule: str = "floor"
     )
 
 
-def _ctc() -> Case:
-    head = CtcHead(4, vocab_size=3)
+def _nemo(context: tuple[int, int]) -> Case:
+    """NeMo's arithmetic, which is exact with a look-ahead."""
+    encoder = _encoder("chunked_limited", [context])
+    return Case(NemoStream(encoder, context), lambda x, n: encoder(x, n, context), dim=8, longest=90)
+
+
+def _ctc(dim: int = 4, boosted: bool = False) -> CtcGreedy:
+    head = CtcHead(dim, vocab_size=3)
     _random(head)
-    greedy = CtcGreedy(head)
+    return CtcGreedy(head, _booster() if boosted else None)
+
+
+def _rnnt(dim: int = 4, boosted: bool = False) -> RnntGreedy:
+    predictor, joiner = Predictor(3, dim=4, layers=2, dropout=0.0), Joiner(dim, 4, 6, vocab_size=3, dropout=0.0)
+    _random(nn.ModuleList([predictor, joiner]), std=1.0)
+    joiner.out.bias.data = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.double)  # some blanks, no token always
+    return RnntGreedy(predictor, joiner, max_symbols=3, booster=_booster() if boosted else None)
+
+
+def _booster() -> PhraseBooster:
+    return PhraseBooster(CharTokenizer(" ab"), ["ab a", "ba", "bb"], weight=1.0)
+
+
+def _greedy(greedy: CtcGreedy | RnntGreedy) -> Case:
     return Case(greedy, lambda x, n: greedy(x, n)[:2], dim=4, longest=17, multiples=(1, 4), dense=False)
 
 
-def _rnnt() -> Case:
-    predictor, joiner = Predictor(3, dim=4, layers=2, dropout=0.0), Joiner(4, 4, 6, vocab_size=3, dropout=0.0)
-    _random(predictor)
-    _random(joiner)
-    joiner.out.bias.data[-1] += 1.0  # or every frame would hit the symbol limit
-    greedy = RnntGreedy(predictor, joiner, max_symbols=3)
-    return Case(greedy, lambda x, n: greedy(x, n)[:2], dim=4, longest=17, multiples=(1, 4), dense=False)
+def _transcription(greedy: CtcGreedy | RnntGreedy, context: tuple[int, int]) -> Case:
+    """Samples to tokens, the decoder's first layer centred on what the encoder gives, or it would repeat itself."""
+    encoder, front = _encoder("chunked_limited", [context]), _log_mel(8)
+    layer = greedy.head.out if isinstance(greedy, CtcGreedy) else greedy.joiner.encoder
+    with torch.no_grad():
+        steps = encoder(*front(torch.randn(1, 4000, dtype=torch.double), torch.tensor([4000])), context)[0][0]
+        layer.weight.mul_(4 / steps.std(0))
+        layer.bias.sub_(layer(steps).mean(0))
+    return Case(
+        Chain(front, encoder.at(context), greedy),
+        lambda x, n: greedy(*encoder(*front(x[..., 0], n), context))[:2],
+        dim=1,
+        longest=900,
+        dense=False,
+    )
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "log-mel floor": lambda: _front("floor"),
-    "log-mel floor+1": lambda: _front("floor+1"),
+    "log-mel floor": lambda: _front(length_rule="floor"),
+    "log-mel floor+1": lambda: _front(length_rule="floor+1"),
+    "log-mel with mean and deviation": lambda: _front(mean=-6.0, deviation=3.0),
     "subsampling": _subsampling,
     **{f"layers chunked {c}": lambda c=c: _layers("chunked_limited", c) for c in CHUNKED},  # type: ignore[misc]
     **{f"layers regular {c}": lambda c=c: _layers("regular", c) for c in REGULAR},  # type: ignore[misc]
     "layers chunked, three chunks a call": lambda: _layers("chunked_limited", (6, 1), 3),
     "layers regular, three steps a call": lambda: _layers("regular", (4, 2), 3),
+    "layers with batch norm": lambda: _layers("chunked_limited", (6, 1), conv_norm="batch_norm"),
+    "layers without biases and scale": lambda: _layers("chunked_limited", (6, 1), bias=False, xscale=False),
+    "layers regular without biases": lambda: _layers("regular", (3, 1), bias=False),
     **{f"recogniser chunked {c}": lambda c=c: _recognizer("chunked_limited", c) for c in CHUNKED},  # type: ignore[misc]
     "recogniser regular (5, 2)": lambda: _recognizer("regular", (5, 2)),
     "recogniser floor+1": lambda: _recognizer("chunked_limited", (6, 2), "floor+1"),
-    "greedy CTC": _ctc,
-    "greedy transducer": _rnnt,
+    "NeMo (6, 2)": lambda: _nemo((6, 2)),
+    "NeMo (6, 1)": lambda: _nemo((6, 1)),
+    "greedy CTC": lambda: _greedy(_ctc()),
+    "greedy CTC boosted": lambda: _greedy(_ctc(boosted=True)),
+    "greedy transducer": lambda: _greedy(_rnnt()),
+    "greedy transducer boosted": lambda: _greedy(_rnnt(boosted=True)),
+    "samples to tokens, CTC": lambda: _transcription(_ctc(8), (6, 1)),
+    "samples to tokens, transducer": lambda: _transcription(_rnnt(8), (6, 1)),
 }
 
 
@@ -105,3 +158,34 @@ CASES: dict[str, Callable[[], Case]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_contract(name: str, check: Callable[[Case], None]) -> None:
     check(CASES[name]())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [_ctc, _rnnt])
+def test_decoding_cases_emit_and_phrases_matter(make: Callable[..., CtcGreedy | RnntGreedy]) -> None:
+    """Else the contract would compare little."""
+    x, lengths = torch.randn(8, 17, 4, dtype=torch.double), torch.full((8,), 17)
+    plain, boosted = make()(x, lengths), make(boosted=True)(x, lengths)
+    assert plain.lengths.float().mean() > 3
+    assert not torch.equal(plain.values[..., 0], boosted.values[..., 0])
+
+
+@pytest.mark.parametrize("name", ["samples to tokens, CTC", "samples to tokens, transducer"])
+def test_transcription_cases_emit(name: str) -> None:
+    case = CASES[name]()
+    tokens = case.expected(torch.randn(4000, 1, dtype=torch.double))
+    assert len(tokens) > 2
+    assert len(tokens[:, 0].unique()) > 1
+
+
+@pytest.mark.parametrize("name", ["layers chunked (6, 2)", "layers regular (3, 1)", "NeMo (6, 1)"])
+def test_more_room_than_a_module_takes_is_refused(name: str) -> None:
+    """What does not fit would be lost without a word."""
+    case = CASES[name]()
+    module: Streaming[Any] = case.module
+    x = torch.zeros(1, module.chunk + 1, case.dim, dtype=torch.double)
+    wide = Chunk(x, torch.tensor([1]), torch.tensor([False]))
+    with pytest.raises(ValueError, match=f"at most {module.chunk} inputs a call, got a chunk with room for"):
+        module.step(wide, module.init_state(1))
+    with pytest.raises(ValueError, match=f"at most {module.chunk} inputs a call"):
+        run(module, [torch.zeros(50, case.dim, dtype=torch.double)], chunks=2)

@@ -117,7 +117,8 @@ class RnntGreedy(nn.Module):
         rows = torch.arange(batch, device=encoder.device)
         at, symbols, count = (torch.zeros_like(x.lengths) for _ in range(3))
         memory, out, node = state.predictor, state.out, state.node
-        while bool((at < x.lengths).any()):
+        more = bool((at < x.lengths).any())
+        while more:
             found, ahead, label, log_prob = self._next_label(encoder, out, at, x.lengths, node)
             symbols = torch.where(ahead > 0, 0, symbols)
             at = at + ahead
@@ -130,7 +131,8 @@ class RnntGreedy(nn.Module):
             if self.booster is not None:
                 after = self.booster.following[node, label.clamp(max=self.blank - 1)]
                 node = torch.where(found, after.to(node), node)
-            if bool(found.any()):
+            more, some = torch.stack([(at < x.lengths).any(), found.any()]).tolist()  # one wait for an accelerator
+            if some:
                 moved_out, moved = self._predict(label, memory)
                 out, memory = torch.where(found[:, None], moved_out, out), where(found, moved, memory)
         return Chunk(values, count, x.last), RnntGreedyState(memory, out, node, state.steps + x.lengths)

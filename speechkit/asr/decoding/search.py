@@ -1,4 +1,4 @@
-"""Beam search with a recogniser's heads."""
+"""Which decoder goes with which of a recogniser's heads, greedy or with a beam."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,21 @@ from torch import Tensor
 
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.ctc_beam import CtcBeam
+from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.rnnt_beam import RnntBeam
 from speechkit.asr.decoding.scoring import Scorer
 from speechkit.asr.model import Recognizer
 from speechkit.errors import InputError
+
+
+def make_greedy(model: Recognizer, decoder: str, booster: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
+    """The greedy decoder of a head, ``rnnt`` or ``ctc``, of a model that has it."""
+    if decoder == "rnnt" and model.predictor is not None and model.joiner is not None:
+        return RnntGreedy(model.predictor, model.joiner, booster=booster)
+    if decoder == "ctc" and model.ctc is not None:
+        return CtcGreedy(model.ctc, booster=booster)
+    raise no_decoder(model, decoder)
 
 
 def make_beam(model: Recognizer, decoder: str, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> CtcBeam | RnntBeam:
@@ -20,7 +30,12 @@ def make_beam(model: Recognizer, decoder: str, beam: int, scorers: Sequence[Scor
         return RnntBeam(model.predictor, model.joiner, beam, scorers=scorers)
     if decoder == "ctc" and model.ctc is not None:
         return CtcBeam(model.ctc, beam, scorers=scorers)
-    raise InputError(f"this model has the decoders {', '.join(model.decoders)}, got {decoder!r}")
+    raise no_decoder(model, decoder)
+
+
+def no_decoder(model: Recognizer, decoder: str) -> InputError:
+    """What to raise where a model lacks a decoder."""
+    return InputError(f"this model has the decoders {', '.join(model.decoders)}, got {decoder!r}")
 
 
 def beam_search(
