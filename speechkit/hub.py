@@ -162,8 +162,9 @@ def save(
         _write_tensors(fresh / WEIGHTS, model, half)
         fresh.chmod(0o755)
         _replace(folder, fresh)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    except (OSError, InputError, safetensors.SafetensorError) as error:
+        cause = error.__cause__ or error  # a sentence about a file in `fresh` names what is gone by then
+        raise InputError(f"{folder} cannot be written: {getattr(cause, 'strerror', None) or cause}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return folder
