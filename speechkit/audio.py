@@ -11,7 +11,7 @@ import soxr
 
 from speechkit.errors import InputError
 from speechkit.files import replace
-from speechkit.reader import Info, Reader, Source, check_rate, open_source
+from speechkit.reader import MAX_CHANNELS, Info, Reader, Source, check_rate, open_source
 
 __all__ = [
     "SUFFIXES",
@@ -111,7 +111,8 @@ def checked(samples: np.ndarray) -> np.ndarray:
     """Samples from a program -> (samples,) float32: int16 is scaled to [-1, 1), channels (last axis) are averaged.
 
     Raises:
-        InputError: NaN or Inf, more than two axes, or numbers that are neither float nor int16.
+        InputError: NaN or Inf, more than two axes, over 64 channels (which are time, most likely), or numbers that are
+            neither float nor int16.
     """
     samples = np.asarray(samples)
     if samples.dtype == np.int16:
@@ -121,6 +122,8 @@ def checked(samples: np.ndarray) -> np.ndarray:
             "Samples must be float or int16 of shape (samples,) or (samples, channels), "
             f"got {samples.dtype} {samples.shape}."
         )
+    if samples.ndim == 2 and samples.shape[1] > MAX_CHANNELS:
+        raise InputError(f"Samples of shape {samples.shape} have {samples.shape[1]} channels: transpose them.")
     wave = samples.mean(axis=1) if samples.ndim == 2 else samples
     if not np.isfinite(wave).all():
         raise InputError("The samples contain NaN or Inf.")

@@ -1,6 +1,7 @@
 """Checkpoints of a training run: where they lie, how they survive, and their average."""
 
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,10 @@ def read(path: Path) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint["state_dict"], dict):
             raise TypeError("it holds no weights")
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} is not a checkpoint that can be read: it holds more than tensors and numbers"
+        ) from None
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is not a checkpoint that can be read: {reason}") from None

@@ -63,6 +63,9 @@ class LogMel(nn.Module):
             raise ValueError(f"length_rule must be 'floor' or 'floor+1', got {length_rule!r}")
         if normalize not in (None, "per_feature"):
             raise ValueError(f"normalize must be null or 'per_feature', got {normalize!r}")
+        if not (1 <= n_mels <= 4096 and 2 <= n_fft <= 1 << 20 and deviation > 0):
+            given = f"{n_mels}, {n_fft} and {deviation}"
+            raise ValueError(f"n_mels must be 1 to 4096, n_fft 2 to {1 << 20}, deviation positive, got {given}")
         self.sample_rate, self.n_mels, self.n_fft = sample_rate, n_mels, n_fft
         self.window_samples = round(sample_rate * window_ms / 1000)
         self.hop = round(sample_rate * stride_ms / 1000)

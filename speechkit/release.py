@@ -109,6 +109,9 @@ def build_model(release: Release) -> nn.Module:
         raise InputError(f"the configuration of {release.source} has no section `model`")
     check_size(release.config, f"the configuration of {release.source}")
     check_tensors(release.tensors, shapes(release.config["model"]), release.source)
+    odd = [name for name, value in release.tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if odd:
+        raise InputError(f"the weights of {release.source} hold NaN or Inf: {_list(odd)}")
     model = build(release.config["model"])
     assert isinstance(model, nn.Module)
     model.load_state_dict(release.tensors)
@@ -122,4 +125,11 @@ def assemble(release: Release, device: str | torch.device = "cpu") -> Any:
     given = {"tokenizer": release.tokenizer} if "tokenizer" in parameters else {}
     if given and release.tokenizer is None and parameters["tokenizer"].default is inspect.Parameter.empty:
         raise InputError(f"{release.source} holds no tokenizer, without which its model gives no text")
-    return build({"_target_": api}, model=build_model(release).to(device), **given)
+    model = build_model(release)
+    pieces = getattr(release.tokenizer, "vocab_size", None)
+    if pieces is not None and getattr(model, "blank", pieces) != pieces:
+        raise InputError(
+            f"the tokenizer of {release.source} has {pieces} pieces, but its model gives {model.blank}: they do not "
+            "belong together"
+        )
+    return build({"_target_": api}, model=model.to(device), **given)

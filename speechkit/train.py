@@ -64,6 +64,8 @@ def main(config: DictConfig) -> None:
     config, notes = adapted(config, torch.cuda.is_available())
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not os.environ.get("SPEECHKIT_RUN"):
         _same_folder(HydraConfig.get().overrides.task)
+    if config.resume and not (Path(config.resume) / "config.yaml").is_file():
+        raise InputError(f"there is no run to go on with in {config.resume}: it holds no config.yaml")
     out = writable(Path(os.environ.get("SPEECHKIT_RUN") or config.resume or config.out))
     os.environ["SPEECHKIT_RUN"] = str(out)  # for the processes that Lightning starts
     config.out = str(out)
@@ -115,7 +117,10 @@ def train(config: DictConfig, out: Path) -> None:
     job.release(release, {key: resolved[key] for key in RELEASED}, task.model, scores)
     replace(out / "scores.json", json.dumps([score.as_dict() for score in scores], indent=1).encode())
     console.print(table(scores), stages.table())
-    console.print(f"release folder: {release}\nuse it: speechkit transcribe --model {release} FILE.wav", soft_wrap=True)
+    console.print(
+        f"release folder: {release}\nuse it: speechkit transcribe --model {shlex.quote(str(release))} FILE.wav",
+        soft_wrap=True,
+    )
 
 
 def _start(config: DictConfig, job: Any) -> Any:
@@ -132,6 +137,8 @@ def _fit(trainer: Trainer, task: LightningModule, data: Any, out: Path, resume: 
     """Trains; Ctrl-C leaves a checkpoint and exit code 130."""
     try:
         trainer.fit(task, datamodule=data, ckpt_path=_resumed(out, task) if resume else None, weights_only=True)
+        if not trainer.interrupted:
+            trainer.save_checkpoint(out / "checkpoints" / "last.ckpt")  # also of runs that end before the first was due
     except (KeyboardInterrupt, SystemExit):
         if not trainer.interrupted:
             raise
@@ -148,7 +155,9 @@ def _fit(trainer: Trainer, task: LightningModule, data: Any, out: Path, resume: 
 def _resumed(out: Path, task: LightningModule) -> Path | None:
     """The checkpoint to go on from, which must be of this very model."""
     path = last_checkpoint(out)
-    if path is not None:
+    if path is None:
+        console.print(f"{out} holds no checkpoint yet: training begins at step 0", soft_wrap=True)
+    else:
         check_tensors(weights(path), {name: value.shape for name, value in task.state_dict().items()}, str(path))
     return path
 

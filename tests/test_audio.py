@@ -290,3 +290,8 @@ def test_real_recordings_are_read() -> None:
     assert audio.info(path).rate == 24_000
     assert len(wave) == pytest.approx(audio.info(path).seconds * RATE, abs=1)
     assert 0.01 < np.sqrt(np.mean(wave**2)) < 0.5
+
+
+def test_channels_first_are_refused_and_not_taken_for_two_samples() -> None:
+    with pytest.raises(InputError, match="transpose them"):
+        audio.checked(np.zeros((2, 16000), np.float32))

@@ -69,9 +69,11 @@ def test_a_release_is_named_by_its_folder_or_a_file_in_it(folder: Path, name: st
     assert speechkit.load(str(folder / name)).tokenizer.pieces == SYMBOLS
 
 
-def test_pieces_come_back(tmp_path: Path, model: Recognizer) -> None:
+def test_pieces_come_back(tmp_path: Path) -> None:
     tokenizer = train_sentencepiece(["bad egg", "a cab fed", "feed a hag"], tmp_path, 12, "bpe")
-    folder = hub.save(tmp_path / "release", configuration(), model, tokenizer, "card")
+    config = configuration()
+    config["model"]["ctc"]["vocab_size"] = tokenizer.vocab_size
+    folder = hub.save(tmp_path / "release", config, build(config["model"]), tokenizer, "card")
     assert speechkit.load(folder).tokenizer.pieces == tokenizer.pieces
 
 
@@ -91,6 +93,30 @@ def test_half_precision_that_would_overflow_is_refused(tmp_path: Path, model: Re
     with pytest.raises(InputError, match=r"subsampling\.out\.bias does not fit into half precision"):
         hub.save(tmp_path / "half", configuration(), model, None, "card", half=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    tensors["ctc.out.bias"][0] = float("nan")
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match="NaN or Inf: ctc.out.bias"):
+        speechkit.load(folder)
+
+
+def test_the_tokenizer_of_another_model_is_refused(folder: Path) -> None:
+    CharTokenizer(SYMBOLS[:3]).save(folder)
+    with pytest.raises(InputError, match="tokenizer of .* has 3 pieces, .* do not belong together"):
+        speechkit.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("encoder", "layers", 10**30), ("encoder", "layers", -1), ("encoder", "contexts", []), ("front", "n_mels", 10**7)],
+)
+def test_sizes_beyond_reason_are_refused_at_once(folder: Path, part: str, name: str, value: object) -> None:
+    edit(folder, lambda config: config["model"].setdefault(part, {}).__setitem__(name, value))
+    with pytest.raises(InputError, match=r"layers|attention context|n_mels"):
+        speechkit.load(folder)
 
 
 def test_lists_that_are_used_twice_are_written_twice(tmp_path: Path, model: Recognizer) -> None:

@@ -302,6 +302,7 @@ def test_a_full_disk_leaves_the_former_checkpoint(cache: Path, tmp_path: Path, s
 
 def test_a_checkpoint_with_code_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").touch()
     marker = tmp_path / "marker"
 
     class Explosive:
@@ -314,6 +315,7 @@ def test_a_checkpoint_with_code_is_refused(run: Run, tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / "last.ckpt").write_bytes(content)
         said = run(f"resume={tmp_path}", code=2)
         assert "last.ckpt is not a checkpoint that can be read" in said
+        assert "weights_only" not in said  # no advice to run what is in it
         assert not marker.exists()
 
 
@@ -367,6 +369,20 @@ def test_broken_test_files_do_not_cost_the_release(run: Run, tmp_path: Path) -> 
 def test_a_test_split_that_is_not_there_is_said_before_training(run: Run, tmp_path: Path) -> None:
     assert "absent.jsonl" in run(f"out={tmp_path}", f"data.test=[{tmp_path / 'absent.jsonl'}]", code=2)
     assert not (tmp_path / "tokenizer").exists()
+
+
+def test_a_run_shorter_than_a_checkpoint_is_due_leaves_its_last(run: Run, tmp_path: Path) -> None:
+    run(f"out={tmp_path}", "trainer.max_steps=1", "data.valid=[]", "data.test=[]")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_run_that_is_not_there_is_not_resumed(run: Run, tmp_path: Path) -> None:
+    said = run(f"resume={tmp_path / 'mistyped'}", code=2)
+    assert "there is no run to go on with" in said
+    assert not (tmp_path / "mistyped").exists()
+    (tmp_path / "config.yaml").touch()
+    said = run(f"resume={tmp_path}", "trainer.max_steps=1", "data.valid=[]", "data.test=[]")
+    assert "holds no checkpoint yet: training begins at step 0" in said
 
 
 def test_a_job_says_that_it_is_not_prepared() -> None:

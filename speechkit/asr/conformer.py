@@ -16,6 +16,7 @@ from speechkit.nn.subsampling import Subsampling
 from speechkit.streaming.chain import Chain
 
 Context = tuple[int, int]
+MAX_LAYERS = 1000  # more is damage or malice, and would take minutes to refuse otherwise
 
 
 class FeedForward(nn.Sequential):
@@ -105,6 +106,10 @@ class ConformerEncoder(nn.Module):
         self.contexts: list[Context] = [(int(left), int(right)) for left, right in contexts]
         for context in self.contexts:
             check_context(context, style)
+        if not 1 <= layers <= MAX_LAYERS:
+            raise ValueError(f"a Conformer has 1 to {MAX_LAYERS} layers, got {layers}")
+        if not self.contexts:
+            raise ValueError("a Conformer needs at least one attention context")
         if context_weights is not None and len(context_weights) != len(self.contexts):
             raise ValueError(f"context_weights needs one weight a context, got {len(context_weights)}")
         self.context_weights, self.style, self.causal, self.dim = context_weights, style, causal, dim

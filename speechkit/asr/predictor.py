@@ -18,6 +18,8 @@ class Predictor(nn.Module):
 
     def __init__(self, vocab_size: int, dim: int = 640, layers: int = 1, dropout: float = 0.2) -> None:
         super().__init__()
+        if not 1 <= layers <= 100:
+            raise ValueError(f"a predictor has 1 to 100 layers, got {layers}")
         self.blank, self.dim, self.layers = vocab_size, dim, layers
         self.embedding = nn.Embedding(vocab_size + 1, dim, padding_idx=vocab_size)
         self.lstm = nn.LSTM(dim, dim, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)

@@ -77,7 +77,8 @@ class Transcriber:
 
     def booster(self, hotwords: Phrases | None, weight: float = 2.0) -> PhraseBooster | None:
         """Phrases as plain text, checked against the tokenizer."""
-        return PhraseBooster(self.tokenizer, list(hotwords), weight) if hotwords else None
+        phrases = [hotwords] if isinstance(hotwords, str) else list(hotwords or [])
+        return PhraseBooster(self.tokenizer, phrases, weight) if phrases else None
 
     @torch.inference_mode()
     def transcribe(

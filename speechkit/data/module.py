@@ -85,7 +85,7 @@ class SpeechDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.root = None if root is None else Path(root).expanduser()
-        self.train, self.valid, self.test = list(train), list(valid), list(test)
+        self.train, self.valid, self.test = ([s] if isinstance(s, str) else list(s) for s in (train, valid, test))
         self.batch_seconds, self.valid_batch_seconds = batch_seconds, valid_batch_seconds or batch_seconds
         self.workers, self.seed, self.rate = workers, seed, rate
         self.min_seconds, self.max_seconds = min_seconds, max_seconds
