@@ -14,6 +14,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from speechkit.errors import InputError
+from speechkit.release import check_plain
+
+# What Lightning needs besides the weights to go on with a run.
+RUN = {"pytorch-lightning_version": str, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -40,8 +44,12 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Raises InputError where the file is no checkpoint, or is damaged; never runs code that is in it."""
-        return read(Path(path))
+        """Raises InputError where no run can go on from the file, or it is damaged; never runs code that is in it."""
+        checkpoint = read(Path(path))
+        missing = [key for key, kind in RUN.items() if not isinstance(checkpoint.get(key), kind)]
+        if missing:
+            raise InputError(f"{path} holds weights, but no run can go on from it: it has no {', '.join(missing)}")
+        return checkpoint
 
 
 class SaveOnInterrupt(Callback):
@@ -108,7 +116,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(checkpoint["state_dict"], dict):
+        state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+        if not isinstance(state, dict):
             raise TypeError("it holds no weights")
     except pickle.UnpicklingError:
         raise InputError(
@@ -117,6 +126,7 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is not a checkpoint that can be read: {reason}") from None
+    check_plain(state, str(path))
     return checkpoint
 
 

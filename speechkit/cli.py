@@ -1,115 +1,15 @@
-"""The `speechkit` command: thin, and quick to start, for what a subcommand needs is imported when it runs."""
+"""The `speechkit` command, from the moment on at which Ctrl-C can be heard."""
 
-import functools
-import os
-import sys
-from collections.abc import Callable
-from typing import Annotated, Any
-
-import typer
-
-from speechkit import __version__
-from speechkit.commands.doctor import doctor
-from speechkit.commands.transcribe import transcribe
-from speechkit.errors import InputError
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
-CLOSED = 141  # 128 + SIGPIPE
-PASSED_ON: dict[str, Any] = {
-    "add_help_option": False,
-    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
-}
-
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-    context_settings={"help_option_names": ["--help", "-h"]},
-    help="Train, evaluate and use speech and audio models, as streams or whole.",
-)  # fmt: skip
-
-
-def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Bad input ends a command with one sentence and exit code 2 (SPEECHKIT_DEBUG=1 shows where), Ctrl-C with 130."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> Any:
-        try:
-            return command(*args, **options)
-        except InputError as error:
-            if os.environ.get("SPEECHKIT_DEBUG", "0") not in ("", "0"):
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # whoever read the output has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(CLOSED) from None
-
-    return run
-
-
-def _hydra(name: str, context: typer.Context) -> None:
-    """Runs a Hydra entry point, which reads its words from sys.argv."""
-    import importlib
-
-    before = sys.argv
-    sys.argv = [f"speechkit {name}", *context.args]
-    try:
-        importlib.import_module(f"speechkit.{name}").main()
-    finally:
-        sys.argv = before
-
-
-@app.callback(invoke_without_command=True)
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
-        print(__version__)
-        raise typer.Exit
-
-
-@app.command(**PASSED_ON)
-@guarded
-def train(context: typer.Context) -> None:
-    """Train a recipe.
-
-    speechkit train recipe=NAME [option=value ...]
-    """
-    _hydra("train", context)
-
-
-@app.command("eval", **PASSED_ON)
-@guarded
-def evaluate(context: typer.Context) -> None:
-    """Score a model on a corpus.
-
-    speechkit eval model=FOLDER data.root=CORPUS [option=value ...]
-    """
-    _hydra("eval", context)
-
-
-app.command()(guarded(transcribe))
-
-
-@app.command(**PASSED_ON)
-@guarded
-def bench(context: typer.Context) -> None:
-    """Measure speed and memory.
-
-    Real-time factor, time per chunk, bytes per stream.
-    """
-    from speechkit.commands.bench import bench
-
-    inner = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    inner.command()(guarded(bench))
-    inner(context.args, prog_name="speechkit bench")
-
-
-app.command()(guarded(doctor))
+from speechkit.startup import begin, ctrl_c_raises, printing
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command and exits: 0, 2 for bad input, 130 for Ctrl-C."""
-    app(arguments, prog_name="speechkit")
+    begin()
+    try:
+        from speechkit.commands.app import app
+
+        with printing():
+            app(arguments, prog_name="speechkit")
+    finally:
+        ctrl_c_raises()  # where no command did, as for --help

@@ -2,10 +2,12 @@
 
 import difflib
 import errno
+import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
@@ -15,39 +17,50 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from speechkit.errors import InputError
+from speechkit.startup import CLOSED, INTERRUPTED, ctrl_c_raises, printing
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk says that takes no more
+ABOUT = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"}  # flags that run nothing
 
 
 def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Like `hydra.main`, with one readable sentence and exit code 2 for bad input, and 130 for Ctrl-C."""
+    """Like `hydra.main`, with one readable sentence and exit code 2 for bad input, and 130 for Ctrl-C.
+
+    HYDRA_FULL_ERROR=1 shows where the sentence comes from.
+    """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         def guarded(config: DictConfig) -> None:
             threading.excepthook = _thread_failed
-            try:
+            ctrl_c_raises()
+            with _one_sentence():
                 function(config)
-            except InputError as error:
-                raise SystemExit(_said(error)) from None
-            except OSError as error:
-                if error.errno in FULL:
-                    raise SystemExit(_said(error)) from None
-                raise
-            except KeyboardInterrupt:
-                raise SystemExit(130) from None
 
         def main() -> None:
-            if not {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"} & set(sys.argv[1:]):
-                try:
+            with printing(), _one_sentence():
+                if not ABOUT & set(sys.argv[1:]):
                     words = [word for word in sys.argv[1:] if "=" in word or word.startswith("~")]
                     check(name, words, sweep=not {"-m", "--multirun"}.isdisjoint(sys.argv))
-                except InputError as error:
-                    raise SystemExit(_said(error)) from None
-            hydra.main(version_base="1.3", config_path="pkg://speechkit.conf", config_name=name)(guarded)()
+                hydra.main(version_base="1.3", config_path="pkg://speechkit.conf", config_name=name)(guarded)()
 
         return main
 
     return decorate
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Ends the process with a sentence for bad input, a wrong configuration and a full disk, silently for Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # whoever read the output has enough
+        raise SystemExit(CLOSED) from None
+    except (InputError, OmegaConfBaseException, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or (isinstance(error, OSError) and error.errno not in FULL):
+            raise
+        raise SystemExit(_said(error)) from None
 
 
 def _thread_failed(args: threading.ExceptHookArgs) -> None:
@@ -57,7 +70,8 @@ def _thread_failed(args: threading.ExceptHookArgs) -> None:
 
 
 def _said(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    sentence = str(error).splitlines()[0] if isinstance(error, OmegaConfBaseException) else error
+    print(f"error: {sentence}", file=sys.stderr)
     return 2
 
 
@@ -71,12 +85,15 @@ def check(name: str, overrides: list[str], sweep: bool = False) -> None:
     try:
         with hydra.initialize_config_module("speechkit.conf", version_base="1.3"):
             hydra.compose(name, single)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_explain(name, str(error), single)) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group's choice is no text
+        raise InputError(_explain(name, str(error), single)) from error
 
 
 def _explain(name: str, message: str, overrides: list[str]) -> str:
-    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", message)
+    for group, _, choice in [word.partition("=") for word in overrides] if "Config group override" in message else []:
+        if options(group) and choice not in options(group):
+            message = f"Could not find '{group}/{choice}'"
+    missing = re.search(r"Could not find '([^']+)/([^'/]*)'", message)
     if missing:
         group, choice = missing.groups()
         return f"there is no {group} {choice!r}{_near(choice, options(group))}; there are: {', '.join(options(group))}"
@@ -148,9 +165,8 @@ def adapted(config: DictConfig, gpu: bool) -> tuple[DictConfig, list[str]]:
     for name in chosen:
         notes += [f"{blocks[name]}; the recipe's {name} block applies:", *OmegaConf.to_yaml(config[name]).splitlines()]
         config = _overlaid(config, config[name])
-    merged = OmegaConf.merge(config, own)
-    assert isinstance(merged, DictConfig)
-    return merged, notes
+    config.merge_with(own)
+    return config, notes
 
 
 def _overlaid(config: DictConfig, change: DictConfig) -> DictConfig:

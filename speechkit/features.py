@@ -63,9 +63,14 @@ class LogMel(nn.Module):
             raise ValueError(f"length_rule must be 'floor' or 'floor+1', got {length_rule!r}")
         if normalize not in (None, "per_feature"):
             raise ValueError(f"normalize must be null or 'per_feature', got {normalize!r}")
-        if not (1 <= n_mels <= 4096 and 2 <= n_fft <= 1 << 20 and deviation > 0):
-            given = f"{n_mels}, {n_fft} and {deviation}"
-            raise ValueError(f"n_mels must be 1 to 4096, n_fft 2 to {1 << 20}, deviation positive, got {given}")
+        _check_range("n_mels", n_mels, 1, 1024)
+        _check_range("n_fft", n_fft, 2, 1 << 16)
+        _check_range("the window in samples", sample_rate * window_ms / 1000, 1, n_fft)
+        _check_range("the stride in samples", sample_rate * stride_ms / 1000, 1, n_fft)
+        _check_range("preemphasis", preemphasis, 0, 1)
+        _check_range("dither", dither, 0, 1)
+        _check_range("mean", mean, -100, 100)
+        _check_range("deviation", deviation, 0.01, 100)
         self.sample_rate, self.n_mels, self.n_fft = sample_rate, n_mels, n_fft
         self.window_samples = round(sample_rate * window_ms / 1000)
         self.hop = round(sample_rate * stride_ms / 1000)
@@ -142,6 +147,11 @@ class LogMel(nn.Module):
         tail = x.lengths[:, None] + torch.arange(self.window_samples - 1, device=start.device)
         new = LogMelState(buffer.gather(1, tail), raw.gather(1, x.lengths[:, None]), samples, state.frames + given)
         return Chunk(features, given, x.last & (new.frames >= ready)), new
+
+
+def _check_range(what: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{what} must be from {least} to {most}, got {value}")
 
 
 def _normalized(features: Tensor, mask: Tensor) -> Tensor:

@@ -110,9 +110,12 @@ def _read_release(folder: Path, length_rule: str | None) -> Release:
     config = nemo.parse_yaml((folder / CONFIG).read_bytes(), str(folder / CONFIG))
     version = config.get("format", FORMAT)
     if version != FORMAT:
-        raise InputError(f"{source} has format {version!r}, this version of speechkit ({__version__}) reads {FORMAT}")
+        raise InputError(
+            f"{source} has format {version!r:.50}, this version of speechkit ({__version__}) reads {FORMAT}"
+        )
     if length_rule is not None:
-        front = config.get("model", {}).get("front")
+        model = config.get("model")
+        front = model.get("front") if isinstance(model, dict) else None
         if not isinstance(front, dict):
             raise InputError(f"{source} has no front end that counts frames: length_rule means nothing to it")
         front["length_rule"] = length_rule

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
-from speechkit import wav
+from speechkit import ogg, wav
 from speechkit.errors import InputError
 
 Source = str | os.PathLike[str] | BinaryIO
@@ -116,15 +117,17 @@ def _reader(stream: BinaryIO, path: str | None, name: str, raw_rate: int | None)
 
 
 def _check_path(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, but an audio file is needed.")
     try:
-        size = path.stat().st_size
+        found = path.stat()
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}.") from error
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
-    if size == 0 and path.is_file():
+    except ValueError as error:  # a name with NUL or half a character
+        raise InputError(f"There is no file {str(path)!r}: {error}.") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path} is a folder, but an audio file is needed.")
+    if found.st_size == 0 and stat.S_ISREG(found.st_mode):
         raise InputError(f"{path} is empty (0 bytes).")
 
 
@@ -135,10 +138,9 @@ class _SoundFile(soundfile.SoundFile):
         return False
 
 
-def _sound(stream: BinaryIO, path: str | None, name: str) -> Reader:
-    """What libsndfile reads (from the path where there is one, which is faster), with its silent repairs undone."""
+def _opened(stream: BinaryIO, path: str | None, name: str) -> _SoundFile:
     try:
-        sound = _SoundFile(path or stream)
+        return _SoundFile(path or stream)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the suffix .raw asks for parameters
         if stream.seek(0, os.SEEK_END) == 0:
             raise InputError(f"{name} is empty (0 bytes).") from error
@@ -146,11 +148,21 @@ def _sound(stream: BinaryIO, path: str | None, name: str) -> Reader:
             f"{name} is not audio that can be read, or it is damaged (FLAC, WAV, OGG, Opus and MP3 are supported)."
         ) from error
 
+
+def _sound(stream: BinaryIO, path: str | None, name: str) -> Reader:
+    """What libsndfile reads (from the path where there is one, which is faster), with its silent repairs undone."""
+    sound = _opened(stream, path, name)
+    whole = sound.format != "OGG" or ogg.is_whole(stream)
+
     def decode(count: int) -> np.ndarray:
         try:
-            return sound.read(count, dtype="float32", always_2d=True)
+            samples: np.ndarray = sound.read(count, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{name} is truncated or damaged ({error.error_string.strip(' .')}).") from error
+        if len(samples) == 0 and not whole:
+            seconds = sound.frames / sound.samplerate
+            raise InputError(f"{name} is truncated: {seconds:.2f} s found, and its Ogg stream does not end there.")
+        return samples
 
     frames: int = sound.frames
     slack: int | None = 0

@@ -1,20 +1,17 @@
 """A model as configuration, tensors and tokenizer: what release folders hold and importers translate to."""
 
-import importlib
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from speechkit.builder import build, build_network, check_values, shapes, target
 from speechkit.errors import InputError
 
-# A configuration may come from anybody: it can name classes of these packages and nothing else.
-BUILDABLE = ("asr", "tts", "waveform", "separation", "codecs", "nn", "features", "text")
 API = "speechkit.asr.transcriber.Transcriber"
-DIRECTIONS = ("_target_", "_convert_", "_recursive_")  # what a recipe says to Hydra, not to the class
-MAX_NODES = 1_000_000
 
 
 class Release(NamedTuple):
@@ -26,59 +23,13 @@ class Release(NamedTuple):
     tokenizer: Any  # a `speechkit.text.Tokenizer`, or None
 
 
-def target(name: Any) -> type:
-    """The class that a ``_target_`` names; only those of `BUILDABLE` packages, so that no configuration runs code."""
-    module, _, attribute = str(name).rpartition(".")
-    parts = module.split(".")
-    if parts[0] != "speechkit" or len(parts) < 2 or parts[1] not in BUILDABLE:
-        raise InputError(f"a configuration may only build classes of speechkit's models, got _target_: {name}")
+@contextlib.contextmanager
+def described(source: str) -> Iterator[None]:
+    """Names the file whose configuration turns out to describe nothing that can be built."""
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise InputError(f"this version of speechkit has no {name} ({error})") from error
-    if not isinstance(found, type) or found.__module__ != module:
-        raise InputError(f"this version of speechkit has no class {name}")
-    return found
-
-
-def build(config: Any, **given: Any) -> Any:
-    """Builds what a configuration describes, inner ``_target_``s first; `given` are further arguments."""
-    if isinstance(config, Mapping):
-        arguments = {str(key): build(value) for key, value in config.items() if key not in DIRECTIONS}
-        if "_target_" not in config:
-            return arguments
-        try:
-            return target(config["_target_"])(**arguments, **given)
-        except InputError:
-            raise
-        except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
-            raise InputError(f"{config['_target_']} cannot be built from this configuration: {error}") from error
-    if isinstance(config, (list, tuple)):
-        return [build(value) for value in config]
-    return config
-
-
-def check_size(config: Any, source: str) -> None:
-    """Refuses configurations that unfold to millions of values (YAML aliases can nest)."""
-    stack, count = [config], 0
-    while stack:
-        value = stack.pop()
-        count += 1
-        if count > MAX_NODES:
-            raise InputError(f"{source} unfolds to more than {MAX_NODES} values: not a model's configuration")
-        if isinstance(value, Mapping):
-            stack.extend(value.values())
-        elif isinstance(value, (list, tuple)):
-            stack.extend(value)
-
-
-def shapes(config: Any) -> dict[str, torch.Size]:
-    """Names and shapes of a model's tensors, without making them: an absurd size costs no memory."""
-    with torch.device("meta"):
-        model = build(config)
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the configuration's model must be a network, got {type(model).__name__}")
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+        yield
+    except InputError as error:
+        raise InputError(f"the configuration of {source} cannot be used: {error}") from error
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str) -> None:
@@ -103,17 +54,36 @@ def _list(names: list[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more
 
 
+def check_plain(tensors: Mapping[Any, object], source: str) -> None:
+    """Refuses what is no tensor with all its numbers in memory, naming it."""
+    odd = [str(name) for name, value in tensors.items() if not _is_plain(value)]
+    if odd:
+        raise InputError(f"{source} must hold plain tensors (not sparse, quantized or without data): {_list(odd)}")
+
+
+def _is_plain(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_nested or value.is_complex())
+        and value.nbytes <= value.untyped_storage().nbytes()  # one number can be expanded to any size
+    )
+
+
 def build_model(release: Release) -> nn.Module:
     """The network of a release with its weights, in evaluation mode and single precision."""
-    if not isinstance(release.config.get("model"), Mapping):
+    config = release.config.get("model")
+    if not isinstance(config, Mapping):
         raise InputError(f"the configuration of {release.source} has no section `model`")
-    check_size(release.config, f"the configuration of {release.source}")
-    check_tensors(release.tensors, shapes(release.config["model"]), release.source)
+    check_values(release.config, f"the configuration of {release.source}")
+    with described(release.source):
+        expected = shapes(config)
+    check_tensors(release.tensors, expected, release.source)
     odd = [name for name, value in release.tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if odd:
         raise InputError(f"the weights of {release.source} hold NaN or Inf: {_list(odd)}")
-    model = build(release.config["model"])
-    assert isinstance(model, nn.Module)
+    with described(release.source):
+        model = build_network(config)
     model.load_state_dict(release.tensors)
     return model.eval()
 
@@ -121,7 +91,8 @@ def build_model(release: Release) -> nn.Module:
 def assemble(release: Release, device: str | torch.device = "cpu") -> Any:
     """What a user works with: the release's ``api`` class around its model and tokenizer."""
     api = release.config.get("api") or API
-    parameters = inspect.signature(target(api)).parameters
+    with described(release.source):
+        parameters = inspect.signature(target(api)).parameters
     given = {"tokenizer": release.tokenizer} if "tokenizer" in parameters else {}
     if given and release.tokenizer is None and parameters["tokenizer"].default is inspect.Parameter.empty:
         raise InputError(f"{release.source} holds no tokenizer, without which its model gives no text")
@@ -132,4 +103,5 @@ def assemble(release: Release, device: str | torch.device = "cpu") -> Any:
             f"the tokenizer of {release.source} has {pieces} pieces, but its model gives {model.blank}: they do not "
             "belong together"
         )
-    return build({"_target_": api}, model=model.to(device), **given)
+    with described(release.source):
+        return build({"_target_": api}, model=model.to(device), **given)

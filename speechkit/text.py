@@ -72,6 +72,8 @@ class SentencePieceTokenizer:
 
     def _set(self, model: bytes, name: str) -> None:
         self._model = model
+        if not model:
+            raise InputError(f"{name} is not a SentencePiece model, but empty (0 bytes)")
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
@@ -106,7 +108,7 @@ class CharTokenizer:
         self._ids = {symbol: i for i, symbol in enumerate(self.pieces)}
         wrong = [symbol for symbol in self.pieces if len(symbol) != 1]
         if not self.pieces or wrong or len(self._ids) != self.vocab_size:
-            raise InputError(f"a character tokenizer needs different single characters, got {self.pieces[:50]}")
+            raise InputError(f"a character tokenizer needs different single characters, got {str(self.pieces)[:200]}")
 
     def encode(self, text: str) -> list[int]:
         """Ids of the characters; `InputError` where one is unknown."""
@@ -173,11 +175,14 @@ def load_tokenizer(folder: str | Path) -> SentencePieceTokenizer | CharTokenizer
         raise InputError(f"{folder} holds no tokenizer: {PIECES_FILE} or {CHARACTERS_FILE} was expected")
     try:
         symbols = json.loads(characters.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{characters} is not a list of characters in JSON: {error}") from error
     if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
         raise InputError(f"{characters} should hold a list of characters in JSON, got {str(symbols)[:50]}")
-    return CharTokenizer(symbols)
+    try:
+        return CharTokenizer(symbols)
+    except InputError as error:
+        raise InputError(f"{characters} holds no tokenizer: {error}") from error
 
 
 def steps_for_ctc(tokens: Sequence[int]) -> int:

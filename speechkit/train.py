@@ -1,5 +1,10 @@
 """`python -m speechkit.train recipe=NAME`: data, training, scores and a release folder."""
 
+if __name__ == "__main__":  # Ctrl-C while all of this is imported
+    from speechkit.startup import begin
+
+    begin()
+
 import json
 import logging
 import os
@@ -14,9 +19,9 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -25,10 +30,12 @@ from speechkit import hub
 from speechkit.asr.scores import table
 from speechkit.checkpoints import averaged, first_rank_first, last_checkpoint, weights, writable
 from speechkit.configuration import adapted, entry_point
+from speechkit.construction import building, built, check_types, made_for, refusal
 from speechkit.errors import InputError
 from speechkit.files import replace
 from speechkit.release import build_model, check_tensors
 
+OPTIONS: dict[str, Any] = {"seed": int, "out": str, "resume": str | None, "init": str | None}
 RELEASED = ("name", "seed", "vocab_size", "model", "job", "task", "optim", "trainer")  # the rest is of one machine
 console = Console()
 
@@ -64,8 +71,7 @@ def main(config: DictConfig) -> None:
     config, notes = adapted(config, torch.cuda.is_available())
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not os.environ.get("SPEECHKIT_RUN"):
         _same_folder(HydraConfig.get().overrides.task)
-    if config.resume and not (Path(config.resume) / "config.yaml").is_file():
-        raise InputError(f"there is no run to go on with in {config.resume}: it holds no config.yaml")
+    _check(config)
     out = writable(Path(os.environ.get("SPEECHKIT_RUN") or config.resume or config.out))
     os.environ["SPEECHKIT_RUN"] = str(out)  # for the processes that Lightning starts
     config.out = str(out)
@@ -74,6 +80,17 @@ def main(config: DictConfig) -> None:
     train(config, out)
     if config.data.root is None:
         console.print("this was the embedded corpus; for a real one add data.root=/path/to/corpus")
+
+
+def _check(config: DictConfig) -> None:
+    """Refuses what can be seen to be wrong before anything is done."""
+    check_types(_chosen(config), OPTIONS)
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed must be a whole number from 0 to {2**32 - 1}, got {config.seed}")
+    if not config.out:
+        raise InputError("name the folder of the run: out=FOLDER")
+    if config.resume and not (Path(config.resume) / "config.yaml").is_file():
+        raise InputError(f"there is no run to go on with in {config.resume}: it holds no config.yaml")
 
 
 def _of_use(record: logging.LogRecord) -> bool:
@@ -92,17 +109,18 @@ def train(config: DictConfig, out: Path) -> None:
     stages = Stages()
     torch.set_float32_matmul_precision("high")  # tf32 on GPUs
     seed_everything(config.seed, verbose=False)
+    trainer = built(config, "trainer", callbacks=_values(config, "callbacks"), logger=_values(config, "logger"))
     with stages("data"), first_rank_first(out):
-        data, job = instantiate(config.data), instantiate(config.job)
+        data, job = built(config, "data"), built(config, "job")
         data.prepare_data()
         start = _start(config, job)
         config.merge_with(job.prepare(data, out))
-    task = instantiate(config.task)(model=start or instantiate(config.model), **job.task_arguments())
+    with building("task"):
+        task = built(config, "task")(model=start or built(config, "model"), **job.task_arguments())
     size = sum(p.numel() for p in task.parameters())
     console.print(f"{config.name}: {size / 1e6:.2f} M parameters, run folder {out}")
-    chosen = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("cpu", "mini")])
+    chosen = _chosen(config)
     OmegaConf.save(chosen, out / "config.yaml", resolve=True)
-    trainer = instantiate(config.trainer, callbacks=_values(config.callbacks), logger=_values(config.logger))
     with stages("training"):
         _fit(trainer, task, data, out, bool(config.resume))
     with stages("averaging"):
@@ -121,6 +139,11 @@ def train(config: DictConfig, out: Path) -> None:
         f"release folder: {release}\nuse it: speechkit transcribe --model {shlex.quote(str(release))} FILE.wav",
         soft_wrap=True,
     )
+
+
+def _chosen(config: DictConfig) -> DictConfig:
+    """Without the blocks of which `adapted` took what applies."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("cpu", "mini")])
 
 
 def _start(config: DictConfig, job: Any) -> Any:
@@ -144,6 +167,11 @@ def _fit(trainer: Trainer, task: LightningModule, data: Any, out: Path, resume: 
             raise
     except OSError as error:
         raise InputError(f"training stopped: {error}; the checkpoints written before are whole") from error
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        part = None if isinstance(error, InputError) else made_for(error)
+        if part is None:
+            raise
+        raise refusal(part, error) from error
     if trainer.interrupted:
         if trainer.is_global_zero:
             words = [word for word in sys.argv[1:] if not word.startswith(("resume=", "out="))]
@@ -162,8 +190,8 @@ def _resumed(out: Path, task: LightningModule) -> Path | None:
     return path
 
 
-def _values(group: DictConfig | None) -> list[Any]:
-    return [instantiate(item) for item in (group or {}).values() if item is not None]
+def _values(config: DictConfig, group: str) -> list[Any]:
+    return [built(config, f"{group}.{name}") for name, item in (config[group] or {}).items() if item is not None]
 
 
 if __name__ == "__main__":

@@ -217,6 +217,9 @@ def broken(folder: Path) -> Iterator[tuple[str, bytes | None, str]]:
     for suffix, kind in {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".ogg": "OGG"}.items():
         data = encode(np.random.default_rng(0).normal(0, 0.1, 32_000), kind=kind)
         yield f"cut{suffix}", data[: len(data) // 2], "truncated|holds no samples"
+    voice = encode(np.random.default_rng(0).normal(0, 0.1, 96_000), kind="OGG", subtype="OPUS")
+    yield "late.opus", voice[: len(voice) * 9 // 10], r"is truncated: 4.97 s found, and its Ogg stream does not end"
+    yield "page.opus", voice[: voice.rindex(b"OggS") + 20], "is truncated: 4.97 s found"
     yield (
         "nan.wav",
         encode(np.where(np.arange(8000) == 4000, np.nan, tone()), subtype="FLOAT"),
@@ -239,6 +242,31 @@ def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path: Path, case: tupl
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=message):
         list(audio.blocks(tmp_path / name))
+
+
+@pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
+@pytest.mark.parametrize("tag", [b"", b"TAG" + bytes(125)])
+def test_an_ogg_file_that_is_whole_is_read_as_path_and_as_object(tmp_path: Path, subtype: str, tag: bytes) -> None:
+    data = encode(np.random.default_rng(0).normal(0, 0.1, 96_000), kind="OGG", subtype=subtype) + tag
+    (tmp_path / "a.ogg").write_bytes(data)
+    assert len(audio.read(tmp_path / "a.ogg")) == len(audio.read(io.BytesIO(data))) == 96_000
+
+
+@pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
+def test_a_truncated_ogg_file_gives_what_came_and_then_says_so(tmp_path: Path, subtype: str) -> None:
+    data = encode(np.random.default_rng(0).normal(0, 0.1, 96_000), kind="OGG", subtype=subtype)
+    (tmp_path / "a.ogg").write_bytes(data[:-1])
+    got: list[np.ndarray] = []
+    with pytest.raises(InputError, match="Ogg stream does not end there"):
+        got.extend(audio.blocks(tmp_path / "a.ogg"))
+    assert sum(map(len, got)) == audio.info(tmp_path / "a.ogg").frames > 64_000
+    assert len(audio.read(tmp_path / "a.ogg", start=1, seconds=2)) == 32_000
+
+
+@pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav", "a" * 5000 + ".wav"])
+def test_a_name_that_no_file_can_have_is_said_in_one_sentence(name: str) -> None:
+    with pytest.raises(InputError, match=r"There is no file|Cannot read"):
+        audio.info(name)
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

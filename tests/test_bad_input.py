@@ -74,10 +74,11 @@ def damaged() -> Iterator[tuple[str, bytes | None, str]]:
     yield "cut.wav", encoded(wave)[:9000], "is truncated"
     yield "cut.flac", encoded(wave, "FLAC")[:9000], "is truncated"
     yield "letter.wav", b"Dear Sir or Madam, " * 99, "is not audio that can be read"
-    for name, value in (("nan.wav", np.nan), ("inf.wav", -np.inf)):
+    wrong = (("nan.wav", np.nan, "NaN or Inf"), ("inf.wav", -np.inf, "NaN or Inf"), ("huge.wav", -1e30, "no sound"))
+    for name, value, sentence in wrong:
         spoiled = wave.copy()
         spoiled[9000] = value
-        yield name, encoded(spoiled, subtype="FLOAT"), "NaN or Inf"
+        yield name, encoded(spoiled, subtype="FLOAT"), sentence
 
 
 @pytest.mark.parametrize("case", list(damaged()), ids=lambda case: case[0])

@@ -87,6 +87,13 @@ def test_contexts_that_cannot_be_are_refused(app: typer.Typer, tmp_path: Path, w
     assert sentence in str(result.exception)
 
 
+@pytest.mark.parametrize("text", ["", "-1,-1", "70,-1", "70", "a,b"])
+def test_what_is_no_limited_context_is_refused(text: str) -> None:
+    model = tiny.recognizer(tiny.configuration())
+    with pytest.raises(InputError, match=r"--contexts takes (limited )?pairs such as '70,13 70,1', got '.*'"):
+        bench.parse_contexts(text, model)
+
+
 def test_a_model_with_full_context_has_no_chunks(tmp_path: Path) -> None:
     folder = tiny.release(tmp_path / "model", [[-1, -1]])
     with pytest.raises(InputError, match="no chunks to measure"):

@@ -50,7 +50,7 @@ def test_a_checkpoint_is_written_beside_the_one_that_it_replaces(
     monkeypatch.setattr(Path, "replace", moved)
     files.save_checkpoint(checkpoint(2.0), path)
     assert [(a.parent, b) for a, b in moves] == [(tmp_path, path)]
-    assert files.load_checkpoint(path)["state_dict"]["w"][0] == 2.0
+    assert weights(path)["w"][0] == 2.0
 
 
 def test_what_a_kill_left_unfinished_is_not_a_checkpoint(tmp_path: Path) -> None:
@@ -62,6 +62,40 @@ def test_what_a_kill_left_unfinished_is_not_a_checkpoint(tmp_path: Path) -> None
         os.utime(folder / name, (time.time() - age,) * 2)
     (folder / "last.ckpt.part").write_bytes(b"PK half")
     assert last_checkpoint(tmp_path) == folder / "last.ckpt"
+
+
+WHOLE = {"pytorch-lightning_version": "2.5.0", "loops": {}, "optimizer_states": [], "lr_schedulers": []}
+
+
+def test_a_run_goes_on_from_a_whole_checkpoint(tmp_path: Path) -> None:
+    files = CheckpointFiles()
+    files.save_checkpoint({**checkpoint(1.0), **WHOLE}, tmp_path / "last.ckpt")
+    assert files.load_checkpoint(tmp_path / "last.ckpt").keys() == {*checkpoint(1.0), *WHOLE}
+
+
+@pytest.mark.parametrize("lost", WHOLE)
+def test_no_run_goes_on_from_weights_alone(tmp_path: Path, lost: str) -> None:
+    files = CheckpointFiles()
+    files.save_checkpoint({**checkpoint(1.0), **WHOLE, lost: None}, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=rf"last\.ckpt holds weights, but no run can go on from it: it has no {lost}$"):
+        files.load_checkpoint(tmp_path / "last.ckpt")
+    assert weights(tmp_path / "last.ckpt")["w"][0] == 1.0
+
+
+@pytest.mark.parametrize(
+    "odd", [torch.ones(4).to_sparse(), torch.ones(4, device="meta"), torch.ones(1).expand(1 << 40), 7]
+)
+def test_weights_that_are_no_plain_tensors_are_named(tmp_path: Path, odd: object) -> None:
+    torch.save({"state_dict": {"count": torch.tensor(3), "w": odd}}, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=r"last\.ckpt must hold plain tensors .*: w$"):
+        weights(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("content", [[1], {"state_dict": None}, {"weights": {}}, 3])
+def test_what_holds_no_weights_is_no_checkpoint(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=r"last\.ckpt is not a checkpoint that can be read: it holds no weights"):
+        weights(tmp_path / "last.ckpt")
 
 
 class Trained(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -85,7 +86,14 @@ def test_the_help_names_every_command(run: Run) -> None:
     assert run("--version").out.strip() == speechkit.__version__
 
 
-@pytest.mark.parametrize("arguments", [["listen"], ["transcribe"], ["transcribe", "a.wav", "--format", "docx"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["listen"], ["transcribe"], ["transcribe", "a.wav", "--format", "docx"], ["transcribe", "a.wav", "--beam", "0"],
+        ["transcribe", "a.wav", "--nbest", "0"], ["transcribe", "a.wav", "--hotword-weight", "nan"],
+        ["transcribe", "a.wav", "--latency-ms", "nan"], ["transcribe", "a.wav", "--threads", "0"],
+    ],
+)  # fmt: skip
 def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.code == 2
@@ -146,6 +154,26 @@ def test_a_stream_prints_what_the_whole_prints(transcribe: Run, speech: str, kin
         assert ("words" in one) == bool(words)
     else:
         assert live == whole
+
+
+def test_a_folder_streamed_word_by_word_is_the_folder_whole(transcribe: Run, model: str, tmp_path: Path) -> None:
+    """Recordings of all kinds of length, at the least look-ahead but one; neither mode keeps anything for the next."""
+    for i, seconds in enumerate((0.2, 1.0, 2.6, 4.2)):
+        audio.write(tmp_path / f"{i}.wav", babble(seconds, seed=i)[: round(seconds * 16_000) - 77 * i])
+    found = {}
+    for options in ([], ["--stream"]):
+        whole = transcribe(str(tmp_path), "--latency-ms", "80", *options)
+        rows = transcribe(str(tmp_path), "--latency-ms", "80", "--words", *options)
+        assert (whole.code, rows.code, whole.err + rows.err) == (0, 0, "")
+        found[bool(options)] = (whole.out, rows.out)
+    assert found[True] == found[False]
+    texts = dict(line.split(": ") for line in found[True][0].splitlines())
+    told: dict[str, list[str]] = {name: [] for name in texts}
+    for row in found[True][1].splitlines():
+        told[row.split(": ")[0]].append(row.split()[-1])
+    assert {name: " ".join(words) for name, words in told.items()} == texts
+    assert sum(map(len, told.values())) > 6
+    assert [Path(name).name for name in texts] == ["0.wav", "1.wav", "2.wav", "3.wav"]
 
 
 def test_words_come_with_times_and_confidence(transcribe: Run, speech: str, model: str) -> None:
@@ -231,6 +259,27 @@ def test_one_bad_file_does_not_stop_the_others(transcribe: Run, speech: str, tmp
         assert "bad.wav is not audio" in errors[1]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_a_name_that_is_no_text_is_written_as_it_is(transcribe: Run, speech: str, model: str, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    recording = folder / os.fsdecode(b"th\xe9.wav")
+    recording.write_bytes(Path(speech).read_bytes())
+    (folder / os.fsdecode(b"x\xe9.wav")).write_bytes(b"no sound")
+    text = transcribe(speech).out
+    done = subprocess.run(
+        child("transcribe", "--model", model, "--decoder", "ctc", str(folder)), cwd=ROOT, capture_output=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == os.fsencode(recording) + b": " + text.encode()
+    assert re.fullmatch(rb"error: [^\n]*x\\udce9\.wav is not audio[^\n]*\n", done.stderr)
+    record = json.loads(transcribe(str(recording), "--format", "json").out)
+    assert (record["file"], record["text"] + "\n") == (str(recording), text)
+    for kind in ("json", "srt"):
+        assert transcribe(str(recording), "--format", kind, "--output", str(folder)).code == 0
+        assert recording.with_suffix(f".{kind}").read_text(encoding="utf-8")
+
+
 def test_what_came_before_a_file_breaks_off_stays(transcribe: Run, speech: str, tmp_path: Path) -> None:
     (tmp_path / "cut.wav").write_bytes(Path(speech).read_bytes()[:90_000])
     result = transcribe(str(tmp_path / "cut.wav"), "--stream")
@@ -304,11 +353,23 @@ def test_the_text_grows_letter_by_letter_and_is_the_same() -> None:
         (["--output", "out", "other/speech.flac"], "would both be written to"),
         (["--hotwords", "names.txt"], "there is no file names.txt"),
         (["--hotwords", "zebra"], "cannot be boosted"),
+        (["--hotwords", "bad:nan"], "from 0 to 1000 nats, got nan"),
+        (["--hotwords", "bad:inf"], "from 0 to 1000 nats, got inf"),
+        (["--hotwords", "bad", "--hotword-weight", "1e300"], "from 0 to 1000 nats, got 1e+300"),
+        (["--hotwords", "~no-such-user/a.txt"], "there is no file ~no-such-user/a.txt"),
+        (["--beam", "1000000000"], "a beam keeps from 1 to 1000 hypotheses, got 1000000000"),
+        (["--nbest", "1000000000"], "a beam keeps from 1 to 1000 hypotheses, got 1000000000"),
+        (["--beam", "4", "--nbest", "5"], "a beam of 4 gives from 1 to 4 best hypotheses, got 5"),
+        (["--lm", "x" * 5000], "there is no such file"),
+        (["--threads", "100000"], "threads must be from 1 to 1024, got 100000"),
         (["--lm", "none.arpa"], "none.arpa"),
         (["--device", "abacus"], "there is no kind of device 'abacus'"),
         (["--device", "cuda:99"], "no device cuda:99"),
         (["--model", "nowhere"], "nowhere is no file or folder here"),
+        (["--model", "x" * 5000], "can be no model's name: File name too long"),
+        (["--model", "~no-such-user/a"], "'~no-such-user/a' can be no model's name"),
         (["--raw-rate", "12"], "sample rate of 12 Hz"),
+        (["--raw-rate", "0"], "sample rate of 0 Hz"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

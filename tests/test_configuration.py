@@ -12,6 +12,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 from speechkit import audio
 from speechkit.configuration import adapted, check, entry_point, options
@@ -114,7 +115,9 @@ def test_every_recipe_composes_in_full(recipe: str, composed: Callable[..., tupl
     [
         (InputError("no, it is not"), 2, "error: no, it is not\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (ConfigAttributeError("no such key\n    full_key: a.b"), 2, "error: no such key\n"),
         (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 141, ""),
     ],
 )
 def test_what_stops_a_command_is_one_sentence(
@@ -130,6 +133,24 @@ def test_what_stops_a_command_is_one_sentence(
         main()
     assert ended.value.code == code
     assert capsys.readouterr().err == said
+
+
+def test_a_developer_can_see_where_it_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    @entry_point("eval")
+    def main(config: DictConfig) -> None:
+        raise InputError("no, it is not")
+
+    monkeypatch.setattr("sys.argv", ["eval"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    with pytest.raises(InputError, match="no, it is not"):
+        main()
+
+
+@pytest.mark.parametrize("word", ["model=null", "model=", "model=5"])
+def test_a_group_without_a_name_is_refused(word: str) -> None:
+    with pytest.raises(InputError, match=r"there is no model '(null|5|)'; there are: .*streaming_conformer"):
+        check("train", ["recipe=librispeech_conformer", word])
 
 
 def test_rooms_and_noise_are_chosen_by_name(

@@ -1,6 +1,7 @@
 """`speechkit eval` from its command line to what it writes."""
 
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,18 @@ def test_broken_files_are_named_and_counted(
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("beam=0", "beam must be a whole number of at least 1, got 0"),
-        ("beam=wide", "beam must be a whole number of at least 1, got wide"),
+        ("beam=0", "beam must be at least 1, got 0"),
+        ("beam=wide", "beam must be a whole number, got 'wide'"),
+        ("beam=1000000000", "a beam keeps from 1 to 1000 hypotheses, got 1000000000"),
+        ("limit=true", "limit must be a whole number or null, got True"),
+        ("delay=5", "delay must be true or false, got 5"),
+        ("modes=5", "modes must be a list of texts, got 5"),
+        ("latencies_ms=[long]", "latencies_ms must be a list of numbers or null, got ['long']"),
+        ("threads=100000", "threads must be from 1 to 1024, got 100000"),
+        ("data.max_bad=some", "data.max_bad must be a number, got 'some'"),
+        ("+data.colour=red", "data cannot be built as configured: "),
+        ("data=5", "there is no data '5'; there are: librispeech"),
+        ("aligner=[a,b]", "aligner must be a text or null, got ['a', 'b']"),
         ("modes=[sideways]", "sideways"),
         ("decoders=[attention]", "this model has the decoders rnnt, ctc, got 'attention'"),
         ("latencies_ms=[-5]", "-5"),
@@ -105,7 +116,10 @@ def test_a_wrong_option_is_refused_before_the_corpus_is_read(
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, f"model={model}", "data.test=[nowhere.jsonl]", f"out={tmp_path / 'out'}", word)
     assert stopped.value.code == 2
-    assert sentence in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("error: ")
+    assert sentence in said
 
 
 @pytest.mark.parametrize(
@@ -113,13 +127,14 @@ def test_a_wrong_option_is_refused_before_the_corpus_is_read(
     [
         ([], "name a model: model=FOLDER"),
         (["model=nowhere/at/all"], "nowhere/at/all"),
+        (["model=[a,b]"], "model must be a folder, a .nemo file or a hub id, got ['a', 'b']"),
         (["model={model}", "data.rot=x"], "no option 'data.rot' (did you mean data.root"),
         (["model={model}", "data.test=[none.jsonl]"], "none.jsonl"),
         (["model={model}", "data.test=[]"], "data.test=[...] holds no split"),
         (["model={model}", "device=abacus"], "there is no kind of device 'abacus'"),
         (["model={model}", "device=cuda:99"], "this machine has no device cuda:99"),
-        (["model={model}", "data.test=[{corpus}]", "limit=0"], "limit must be a whole number of at least 1, got 0"),
-        (["model={model}", "data.test=[{corpus}]", "threads=0"], "threads must be a whole number of at least 1, got 0"),
+        (["model={model}", "data.test=[{corpus}]", "limit=0"], "limit must be at least 1, got 0"),
+        (["model={model}", "data.test=[{corpus}]", "threads=0"], "threads must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(
@@ -132,6 +147,45 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert sentence in said
+
+
+def test_a_word_may_stand_for_a_list_of_one(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["modes=offline", "decoders=ctc", "latencies_ms=[0]"]
+    run(monkeypatch, f"model={model}", f"data.test={corpus}", f"out={tmp_path / 'out'}", *words)
+    assert [(s["decoder"], s["mode"]) for s in scores(tmp_path / "out")["scores"]] == [("ctc", "offline")]
+
+
+def test_a_later_split_that_cannot_be_read_does_not_cost_the_scores_of_the_first(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, f"model={model}", f"data.test=[{corpus},none.jsonl]", f"out={out}", "modes=[offline]")
+    assert stopped.value.code == 2
+    assert "none.jsonl" in capsys.readouterr().err
+    assert {s["split"] for s in scores(out)["scores"]} == {str(corpus)}
+    assert (out / "wer.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_full_disk_leaves_the_former_picture(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, words = tmp_path / "out", [f"model={model}", f"data.test=[{corpus}]", "modes=[offline]", "decoders=[ctc]"]
+    run(monkeypatch, *words, f"out={out}")
+    before = (out / "wer.png").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))  # room for the table, but not for the picture
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run(monkeypatch, *words, f"out={out}", "latencies_ms=[0]")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert stopped.value.code == 2
+    assert f"Cannot write {out / 'wer.png'}: File too large" in capsys.readouterr().err
+    assert (out / "wer.png").read_bytes() == before
+    assert sorted(path.name for path in out.iterdir()) == ["scores.json", "scores.txt", "wer.png"]
 
 
 def test_what_is_no_recogniser_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

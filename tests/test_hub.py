@@ -15,8 +15,9 @@ from speechkit import hub
 from speechkit.asr.model import Recognizer
 from speechkit.asr.nemo_stream import NemoStream
 from speechkit.asr.transcriber import Transcriber
+from speechkit.builder import target
 from speechkit.errors import InputError
-from speechkit.release import build, target
+from speechkit.release import build
 from speechkit.text import CharTokenizer, train_sentencepiece
 
 SYMBOLS = [" ", *"abcdefgh"]
@@ -109,14 +110,98 @@ def test_the_tokenizer_of_another_model_is_refused(folder: Path) -> None:
         speechkit.load(folder)
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    ("part", "name", "value"),
-    [("encoder", "layers", 10**30), ("encoder", "layers", -1), ("encoder", "contexts", []), ("front", "n_mels", 10**7)],
+    ("place", "value", "said"),
+    [
+        ("front", None, "needs front to be .*LogMel, got None"),
+        ("front.mean", None, "needs mean to be float, got None"),
+        ("front.mean", 10**400, "mean is a whole number of more than 63 bits"),
+        ("front.mean", 1e300, "mean must be from -100 to 100"),
+        ("front.deviation", NAN, "needs deviation to be float, got nan"),
+        ("front.preemphasis", [1], r"needs preemphasis to be float, got \[1\]"),
+        ("front.stride_ms", 1e300, "the stride in samples must be from 1 to 512"),
+        ("front.stride_ms", -1, "the stride in samples"),
+        ("front.window_ms", 0, "the window in samples"),
+        ("front.sample_rate", 0, "the window in samples"),
+        ("front.n_mels", 10**7, "n_mels must be from 1 to 1024"),
+        ("front.n_mels", 3, "number of mel bands .* is 3 here and 16 there"),
+        ("encoder.dropout", NAN, "needs dropout to be float, got nan"),
+        ("encoder.attention_dropout", -1, "attention's dropout must be from 0 to 1, got -1"),
+        ("encoder.contexts", [[10**30, 0]], "contexts is a whole number of more than 63 bits"),
+        ("encoder.contexts", [[1 << 40, 0]], r"up to 100000, -1 for no limit, got \[1099511627776, 0\]"),
+        ("encoder.contexts", [[4]], r"contexts must be pairs of left and right, got \[\[4\]\]"),
+        ("encoder.contexts", [[4.5, 1]], r"needs contexts to be Sequence\[Sequence\[int\]\]"),
+        ("encoder.contexts", [], "at least one attention context"),
+        ("encoder.context_weights", [0, 0], "context_weights must not be negative, nor all zero"),
+        ("encoder.conv_kernel", 0, "kernel must be at least 1, got 0"),
+        ("encoder.dim", 10**30, "dim is a whole number of more than 63 bits"),
+        ("encoder.dim", 1 << 61, "cannot be built"),
+        ("encoder.dim", 8.5, "needs dim to be int, got 8.5"),
+        ("encoder.dim", 0, "must be at least 1"),
+        ("encoder.heads", 0, "dim must be a multiple of heads, got 8 and 0"),
+        ("encoder.heads", True, "needs heads to be int, got True"),
+        ("encoder.layers", 10**30, "layers is a whole number"),
+        ("encoder.layers", -1, "1 to 1000 layers, got -1"),
+        ("encoder.bias", "no", "needs bias to be bool, got 'no'"),
+        ("ctc.vocab_size", INF, "needs vocab_size to be int, got inf"),
+        ("ctc", {"_target_": "speechkit.features.LogMel"}, "needs ctc to be .*CtcHead | None, got LogMel"),
+    ],
 )
-def test_sizes_beyond_reason_are_refused_at_once(folder: Path, part: str, name: str, value: object) -> None:
-    edit(folder, lambda config: config["model"].setdefault(part, {}).__setitem__(name, value))
-    with pytest.raises(InputError, match=r"layers|attention context|n_mels"):
+def test_odd_values_are_named_in_one_sentence(folder: Path, place: str, value: object, said: str) -> None:
+    *path, last = place.split(".")
+    edit(folder, lambda config: (config["model"][path[0]] if path else config["model"]).update({last: value}))
+    with pytest.raises(InputError, match=said) as caught:
         speechkit.load(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 2001-99-99",
+        "a: !!float x",
+        "a: !!bool x",
+        "a: !!int ''",
+        "[" * 100_000,
+        f"a: 0x{'f' * 5000}",
+        f"? 0x{'f' * 5000}",
+    ],
+)
+def test_odd_yaml_is_refused_in_one_sentence(folder: Path, text: str) -> None:
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(
+        InputError, match=r"config\.yaml (is no YAML|cannot be used: .* of more than 63 bits)"
+    ) as caught:
+        speechkit.load(folder)
+    assert str(folder) in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_lists_within_lists_without_end_are_refused(folder: Path) -> None:
+    steps = "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 600))
+    (folder / "config.yaml").write_text("a0: &a0 [1]\n" + steps + "model: {x: *a599}\n")
+    with pytest.raises(InputError, match="unfolds to more than 1000000 values or 100 levels"):
+        speechkit.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("characters.json", "[" * 100_000, "is not a list of characters in JSON"),
+        ("characters.json", '["a", "bc"]', "needs different single characters, got"),
+        ("tokenizer.model", "", "is not a SentencePiece model, but empty"),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_named(folder: Path, name: str, content: str, said: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(InputError, match=said) as caught:
+        speechkit.load(folder)
+    assert str(folder / name) in str(caught.value)
 
 
 def test_lists_that_are_used_twice_are_written_twice(tmp_path: Path, model: Recognizer) -> None:
@@ -227,7 +312,7 @@ def test_absurd_sizes_cost_no_memory(folder: Path) -> None:
     [
         (lambda c: c["model"]["encoder"].update(style="sideways"), "attention style must be one of"),
         (lambda c: c["model"]["encoder"].update(surprise=1), "cannot be built.*surprise"),
-        (lambda c: c["model"]["encoder"].pop("_target_"), "not of the model that its configuration describes"),
+        (lambda c: c["model"]["encoder"].pop("_target_"), "needs encoder to be .*ConformerEncoder, got {"),
         (lambda c: c.pop("model"), "has no section `model`"),
         (lambda c: c.update(model=3), "has no section `model`"),
         (lambda c: c.update(format=99), "has format 99, this version of speechkit"),
@@ -286,6 +371,9 @@ def test_frames_are_counted_as_asked(folder: Path) -> None:
     assert speechkit.load(folder, length_rule="floor+1").model.front.extra_frames == 1
     with pytest.raises(InputError, match="length_rule must be 'floor' or"):
         speechkit.load(folder, length_rule="ceil")
+    edit(folder, lambda config: config.update(model=3))
+    with pytest.raises(InputError, match="has no front end that counts frames"):
+        speechkit.load(folder, length_rule="floor")
 
 
 # The hub

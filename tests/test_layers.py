@@ -12,9 +12,9 @@ import pytest
 
 from tests.paths import ROOT
 
-ENTRY_POINTS = ("train", "eval", "export", "serve", "cli", "__main__", "commands", "configuration")
+ENTRY_POINTS = ("train", "eval", "export", "serve", "cli", "__main__", "commands", "configuration", "construction")
 MODELS = ("asr", "tts", "waveform", "separation", "codecs")
-FOUNDATION = ("nn", "features", "text", "audio", "files", "reader", "wav", "schedule", "metrics")
+FOUNDATION = ("nn", "features", "text", "audio", "files", "reader", "wav", "ogg", "schedule", "metrics")
 TRAINING = ("checkpoints", "callbacks")  # what train.py gives to Lightning's trainer
 STREAM_CORE = ("state", "chain", "stream", "chunker")  # the rest of streaming is the run time above the models
 

@@ -24,6 +24,7 @@ import speechkit
 from speechkit import audio, train
 from speechkit.asr.job import RecognitionJob
 from speechkit.checkpoints import last_checkpoint
+from speechkit.text import train_characters
 from tests.asr.tiny import babble
 from tests.paths import ROOT, hear_ctrl_c
 
@@ -212,7 +213,7 @@ def test_words_of_the_command_line_win_over_the_mini_block(whole: tuple[Path, st
     config = yaml.safe_load((whole[0] / "config.yaml").read_text())
     assert config["task"]["spec_augment"]["freq_width"] == 15
     assert config["data"]["transform"]["speeds"] == [0.9, 1.0, 1.1]
-    assert config["model"]["encoder"]["dropout"] > 0
+    assert config["model"]["predictor"]["dropout"] == 0.1  # of the mini block
     assert config["model"]["encoder"]["dim"] == 16
     assert config["trainer"]["max_steps"] == 10
     assert config["data"]["batch_seconds"] == 10
@@ -344,6 +345,13 @@ def test_characters_that_do_not_fit_are_said_and_a_transducer_takes_them(run: Ru
     assert speechkit.load(out / "release").model.decoders == ["rnnt"]
 
 
+def test_texts_that_a_given_tokenizer_cannot_spell_are_named(run: Run, tmp_path: Path) -> None:
+    train_characters(["the price is"], tmp_path / "tokenizer")
+    said = run(f"job.tokenizer={tmp_path / 'tokenizer'}", f"out={tmp_path / 'a'}", "data.max_bad=0.01", code=2)
+    assert re.search(r"error: \d+ of \d+ training texts have no tokens, as \d+-1-\d+: .*", said)
+    assert "Traceback" not in said
+
+
 def test_broken_test_files_do_not_cost_the_release(run: Run, tmp_path: Path) -> None:
     for name in ("good", "cut"):
         audio.write(tmp_path / f"{name}.wav", babble(2.0))
@@ -374,6 +382,56 @@ def test_a_test_split_that_is_not_there_is_said_before_training(run: Run, tmp_pa
 def test_a_run_shorter_than_a_checkpoint_is_due_leaves_its_last(run: Run, tmp_path: Path) -> None:
     run(f"out={tmp_path}", "trainer.max_steps=1", "data.valid=[]", "data.test=[]")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("seed=abc", "seed must be a whole number, got 'abc'"),
+        ("seed=-1", "seed must be a whole number from 0 to 4294967295, got -1"),
+        ("out=null", "out must be a text, got null"),
+        ("data.workers=-1", "data cannot be built as configured: num_workers option should be non-negative; "),
+        ("data.workers=many", "data.workers must be a whole number, got 'many'"),
+        ("data.batch_seconds=-3", "Batches need a positive batch_seconds"),
+        ("data.train=5", "data.train must be a list of texts, got 5"),
+        ("job.eval_utterances=all", "job.eval_utterances must be a whole number or null, got 'all'"),
+        ("model.encoder.dim=33", "model.encoder cannot be built as configured: "),
+        ("model.encoder.layers=-1", "model.encoder cannot be built as configured: "),
+        ("model.encoder.heads=0", "model.encoder cannot be built as configured: "),
+        ("model.encoder=null", "model.encoder must be made by a _target_ (ConformerEncoder), got null"),
+        ("+model.encoder.size=3", "model.encoder cannot be built as configured: "),
+        ("optim.optimizer.lr=abc", "optim.optimizer.lr must be a number, got 'abc'"),
+        ("optim.optimizer.lr=-1", "optim cannot be built as configured: Invalid learning rate: -1"),
+        ("trainer.max_steps=abc", "trainer.max_steps must be a whole number, got 'abc'"),
+        ("trainer.max_steps=-5", "trainer cannot be built as configured: `max_steps` must be "),
+        ("trainer.accelerator=abacus", "trainer cannot be built as configured: You selected an invalid accelerator"),
+        ("trainer.val_check_interval=often", "trainer cannot be built as configured: Invalid time format"),
+        ("callbacks.best.save_top_k=some", "callbacks.best.save_top_k must be a whole number, got 'some'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_sentence(run: Run, tmp_path: Path, word: str, sentence: str) -> None:
+    said = run(f"out={tmp_path / 'run'}", word, code=2)
+    assert "Traceback" not in said
+    assert [line[7 : 7 + len(sentence)] for line in said.splitlines() if line.startswith("error: ")] == [sentence]
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said(run: Run, tmp_path: Path) -> None:
+    said = run(f"out={tmp_path / 'run'}", "trainer.accelerator=gpu", code=2)
+    assert said.splitlines()[-1] == "error: trainer cannot be built as configured: No supported gpu backend found!"
+
+
+class Mistaken(Callback):
+    """A bug that shows while training runs."""
+
+    def on_train_batch_end(self, *_: object) -> None:
+        int("a bug")
+
+
+def test_a_bug_in_training_keeps_its_traceback(run: Run, tmp_path: Path) -> None:
+    said = run(f"out={tmp_path / 'run'}", *callback("Mistaken"), code=1)
+    assert "in on_train_batch_end" in said
+    assert "ValueError: invalid literal for int() with base 10: 'a bug'" in said
 
 
 def test_a_run_that_is_not_there_is_not_resumed(run: Run, tmp_path: Path) -> None:

@@ -103,15 +103,22 @@ class ConformerEncoder(nn.Module):
         attention_dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if any(len(pair) != 2 for pair in contexts):
+            raise ValueError(f"contexts must be pairs of left and right, got {list(contexts)}")
         self.contexts: list[Context] = [(int(left), int(right)) for left, right in contexts]
         for context in self.contexts:
             check_context(context, style)
+        sizes = n_mels, dim, ff_expansion, subsampling_channels
+        if min(sizes) < 1:
+            raise ValueError(f"n_mels, dim, ff_expansion and subsampling_channels must be at least 1, got {sizes}")
         if not 1 <= layers <= MAX_LAYERS:
             raise ValueError(f"a Conformer has 1 to {MAX_LAYERS} layers, got {layers}")
         if not self.contexts:
             raise ValueError("a Conformer needs at least one attention context")
         if context_weights is not None and len(context_weights) != len(self.contexts):
             raise ValueError(f"context_weights needs one weight a context, got {len(context_weights)}")
+        if context_weights is not None and not (min(context_weights) >= 0 and 0 < sum(context_weights) < math.inf):
+            raise ValueError(f"context_weights must not be negative, nor all zero, got {list(context_weights)}")
         self.context_weights, self.style, self.causal, self.dim = context_weights, style, causal, dim
         self.scale = math.sqrt(dim) if xscale else 1.0
         self.subsampling = Subsampling(n_mels, dim, subsampling_channels, causal)

@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from speechkit.asr.conformer import Context
-from speechkit.asr.decoding.search import beam_search, no_decoder
+from speechkit.asr.decoding.search import beam_search, check_beam, no_decoder
 from speechkit.asr.latency import Delay, Emission, delays_ms, summary
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
@@ -166,7 +166,7 @@ def check_choice(transcriber: Transcriber, modes: Sequence[str], decoders: Seque
     """Refuses what `score` could not do, before anything is read.
 
     Raises:
-        InputError: there is no such mode or decoder, nothing to score, or no such beam.
+        InputError: there is no such mode or decoder, nothing to score, or a beam of less than 1 or over 1000.
     """
     if unknown := set(modes) - set(MODES):
         raise InputError(f"modes are offline and streaming, got {', '.join(sorted(unknown))}")
@@ -175,8 +175,7 @@ def check_choice(transcriber: Transcriber, modes: Sequence[str], decoders: Seque
     for decoder in decoders or ():
         if decoder not in transcriber.model.decoders:
             raise no_decoder(transcriber.model, decoder)
-    if beam < 1:
-        raise InputError(f"a search keeps 1 hypothesis or more: beam is {beam}")
+    check_beam(beam)
 
 
 def _line(

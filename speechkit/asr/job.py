@@ -11,6 +11,7 @@ from speechkit.asr.model import Recognizer
 from speechkit.asr.scores import latency
 from speechkit.asr.transcriber import Transcriber
 from speechkit.data.module import SpeechDataModule
+from speechkit.data.utterance import FEW_BAD
 from speechkit.errors import InputError
 from speechkit.text import Tokenizer, load_tokenizer, normalize, steps_for_ctc, train_characters, train_sentencepiece
 
@@ -71,21 +72,35 @@ class RecognitionJob:
             tokenizer = train_sentencepiece(data.texts(data.train), folder, self.size or 1024, self.kind)
         tokenizer.save(folder)
         self.tokenizer = data.tokenizer = tokenizer
-        if self.ctc:
-            data.exclude(self.misfits(data, tokenizer))
+        data.exclude(self.misfits(data, tokenizer))
         return {"vocab_size": tokenizer.vocab_size}
 
     def misfits(self, data: SpeechDataModule, tokenizer: Tokenizer) -> set[str]:
-        """Ids of training utterances that CTC cannot align: at the fastest speed they have too few steps."""
+        """Ids of training utterances that cannot be a target: letters that the tokenizer lacks, and too many tokens.
+
+        CTC cannot align more tokens than there are steps, which are fewest at the fastest speed.
+
+        Raises:
+            InputError: more of them than `data.max_bad` or `max_misfits`.
+        """
         fastest = max(getattr(data.transform, "speeds", None) or (1.0,))
         utterances, misfits, worst = data.utterances(data.train), set(), ("", 0, 0)
+        unspelled: dict[str, str] = {}
         for utterance in utterances:
-            tokens = tokenizer.encode(utterance.text)
-            needed = steps_for_ctc(tokens)
+            try:
+                needed = steps_for_ctc(tokenizer.encode(utterance.text))
+            except InputError as error:
+                unspelled[utterance.id] = str(error)
+                continue
             steps = int(utterance.seconds / fastest * 1000 / self.step_ms)
-            if needed > steps:
+            if self.ctc and needed > steps:
                 misfits.add(utterance.id)
                 worst = max(worst, (utterance.id, needed, steps), key=lambda w: w[1] - w[2])
+        if len(unspelled) > max(FEW_BAD, int(data.max_bad * len(utterances))):
+            name, reason = next(iter(unspelled.items()))
+            raise InputError(
+                f"{len(unspelled)} of {len(utterances)} training texts have no tokens, as {name}: {reason}"
+            )
         if len(misfits) > self.max_misfits * len(utterances):
             raise InputError(
                 f"{len(misfits)} of {len(utterances)} training utterances have more tokens than the encoder has steps "
@@ -93,7 +108,7 @@ class RecognitionJob:
                 "align: use larger pieces (job.tokenizer=unigram job.size=1024) "
                 "or a transducer alone (model.ctc=null job.ctc=false)"
             )
-        return misfits
+        return misfits | set(unspelled)
 
     def task_arguments(self) -> dict[str, Any]:
         """What the task's constructor takes from here."""

@@ -93,12 +93,13 @@ class Aligner:
     """Forced alignment with a recogniser's CTC head under its longest context."""
 
     def __init__(self, transcriber: Transcriber) -> None:
-        if transcriber.model.ctc is None:
+        head = transcriber.model.ctc
+        if head is None:
             raise InputError(
                 "emission delay needs a model with a CTC head to align words with: name one with aligner=FOLDER, "
                 "or leave the delay out with delay=false"
             )
-        self.transcriber = transcriber
+        self.transcriber, self.head = transcriber, head
         contexts = transcriber.model.contexts
         self.context = max(contexts, key=lambda sides: [math.inf if side < 0 else side for side in sides[::-1]])
 
@@ -113,7 +114,6 @@ class Aligner:
         model, tokenizer = self.transcriber.model, self.transcriber.tokenizer
         lengths = torch.tensor([len(wave)], device=wave.device)
         steps = model.encode(wave[None], lengths, self.context)[0]
-        assert model.ctc is not None
         try:
             tokens = tokenizer.encode(text)
         except InputError:
@@ -122,6 +122,6 @@ class Aligner:
         if not tokens or steps_for_ctc(tokens) > steps.shape[1] or len(groups) != len(text.split()):
             return None
         targets = torch.tensor([tokens], device=steps.device)
-        labels, scores = forced_align(model.ctc(steps).float(), targets, blank=model.blank)
+        labels, scores = forced_align(self.head(steps).float(), targets, blank=model.blank)
         spans = merge_tokens(labels[0], scores[0], blank=model.blank)
         return [min(spans[group[-1]].end * model.step_ms / 1000, len(wave) / self.transcriber.rate) for group in groups]

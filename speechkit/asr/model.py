@@ -1,5 +1,6 @@
 """A recogniser: front end, encoder and the heads it was built with."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -36,11 +37,28 @@ class Recognizer(nn.Module):
         super().__init__()
         if (predictor is None) != (joiner is None):
             raise ValueError("a transducer needs both a predictor and a joiner")
-        if ctc is None and predictor is None:
+        blanks = [head.blank for head in (ctc, predictor) if head is not None]
+        if not blanks:
             raise ValueError("a recogniser needs a CTC head, a transducer, or both")
         self.front, self.encoder = front, encoder
         self.ctc, self.predictor, self.joiner = ctc, predictor, joiner
+        self.blank = blanks[0]  # the blank's index, which is the vocabulary's size
         self.compat: str | None = None  # "reference": streams run NeMo's arithmetic, inexact where R = 0
+        for what, one, other in self._joints():
+            if one != other:
+                raise ValueError(f"the parts of a recogniser must fit, but {what} is {one} here and {other} there")
+
+    def _joints(self) -> Iterator[tuple[str, int, int]]:
+        """The sizes that two parts have in common, as each of them has it."""
+        width = self.encoder.dim
+        yield "the number of mel bands (front end, encoder)", self.front.n_mels, self.encoder.subsampling.n_mels
+        if self.ctc is not None:
+            yield "the width (encoder, CTC head)", width, self.ctc.out.in_features
+        if self.predictor is not None and self.joiner is not None:
+            yield "the width (encoder, joiner)", width, self.joiner.encoder.in_features
+            yield "the width (predictor, joiner)", self.predictor.dim, self.joiner.predictor.in_features
+            yield "the vocabulary (predictor, joiner)", self.predictor.blank, self.joiner.out.out_features - 1
+            yield "the vocabulary (first head, predictor)", self.blank, self.predictor.blank
 
     @property
     def contexts(self) -> list[Context]:
@@ -51,13 +69,6 @@ class Recognizer(nn.Module):
     def step_ms(self) -> float:
         """Milliseconds between encoder steps."""
         return 1000 * self.front.hop * self.encoder.stride / self.front.sample_rate
-
-    @property
-    def blank(self) -> int:
-        """The blank's index, which is the vocabulary's size."""
-        head = self.ctc or self.predictor
-        assert head is not None
-        return head.blank
 
     @property
     def decoders(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Scores as a table for the terminal, and as a picture of word error rate against latency."""
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich import box
@@ -13,8 +13,9 @@ from speechkit.asr.evaluation import Score
 def table(scores: Sequence[Score]) -> Table:
     """One line for every split, decoder and look-ahead: error rates offline and of streams, delay, real-time factor."""
     rates = ("WER %\noff/stream", "CER %\noff/stream")
+    delays = ["delay ms\nmean/p50/p90"] if any(s.delay is not None for s in scores) else []
     shown = Table(Column("split", overflow="fold"), box=box.SIMPLE, padding=0)  # 80 columns hold it
-    for name in ("words", "decoder", "ahead\nms", *rates, "delay ms\nmean/p50/p90", "RTF"):
+    for name in ("words", "decoder", "ahead\nms", *rates, *delays, "RTF"):
         shown.add_column(name, no_wrap=True)
     lines: dict[tuple[str, str, str], dict[str, Score]] = {}
     for s in scores:
@@ -23,12 +24,20 @@ def table(scores: Sequence[Score]) -> Table:
     for (split, decoder, ahead), modes in lines.items():
         if before not in ("", split):
             shown.add_section()
-        before = split
         pair = [modes.get(mode) for mode in ("offline", "streaming")]
-        cells = ("/".join("-" if s is None else f"{100 * getattr(s, k):.2f}" for s in pair) for k in ("wer", "cer"))
+        cells = ["/".join("-" if s is None else f"{100 * getattr(s, k):.2f}" for s in pair) for k in ("wer", "cer")]
         last = modes.get("streaming") or modes["offline"]
-        delay = "-" if last.delay is None else f"{last.delay.mean:.0f}/{last.delay.p50:.0f}/{last.delay.p90:.0f}"
-        shown.add_row(split, str(last.words), decoder, ahead, *cells, delay, f"{last.real_time_factor:.3f}")
+        if delays:
+            delay = last.delay
+            cells.append("-" if delay is None else f"{delay.mean:.0f}/{delay.p50:.0f}/{delay.p90:.0f}")
+        shown.add_row(
+            *((split, str(last.words)) if split != before else ("", "")),
+            decoder,
+            ahead,
+            *cells,
+            f"{last.real_time_factor:.3f}",
+        )
+        before = split
     return shown
 
 
@@ -37,8 +46,8 @@ def latency(score: Score) -> str:
     return "full" if score.latency_ms is None else f"{score.latency_ms:g}"
 
 
-def plot(scores: Sequence[Score], path: Path) -> None:
-    """A PNG with a panel for each split: streams as lines, offline decoding as marks, full context as a level."""
+def plot(scores: Sequence[Score]) -> bytes:
+    """A PNG image with a panel for each split: streams as lines, offline decoding as marks, full context as a level."""
     splits = list(dict.fromkeys(s.split for s in scores))
     figure = Figure(figsize=(1 + 4.5 * len(splits), 4.2), layout="constrained")
     panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
@@ -62,7 +71,9 @@ def plot(scores: Sequence[Score], path: Path) -> None:
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
     panels[0].set_ylabel("word error rate, %")
-    figure.savefig(path, dpi=130)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=130)
+    return image.getvalue()
 
 
 def _name(score: Score) -> str:

@@ -56,7 +56,7 @@ class RecognitionTask(LightningModule):
         heads = model.decoders
         self.ctc_weight = ctc_weight if len(heads) == 2 else float(heads == ["ctc"])
         self.fastemit, self.spec_augment, self.seed = fastemit, spec_augment, seed
-        self.flat_start = flat_start if model.ctc is not None else 0
+        self.flat_start = flat_start
         widths = torch.tensor([float(len(piece)) for piece in tokenizer.pieces])
         self.register_buffer("widths", widths, persistent=False)
         self.widths: Tensor
@@ -81,19 +81,19 @@ class RecognitionTask(LightningModule):
         each = self.model.losses(encoder, lengths, batch.tokens, batch.token_lengths, self.fastemit)
         ctc, transducer = each.ctc.mean(), each.transducer.mean()
         loss = (1 - self.ctc_weight) * transducer + self.ctc_weight * ctc
-        if self.training and self.global_step < self.flat_start:
+        head = self.model.ctc
+        if self.training and head is not None and self.global_step < self.flat_start:
             flat = self.global_step / self.flat_start
-            loss = flat * loss + (1 - flat) * self._flat_loss(batch, encoder, lengths)
+            loss = flat * loss + (1 - flat) * self._flat_loss(head(encoder), batch, lengths)
         losses = {"loss": loss}
         if len(self.model.decoders) == 2:
             losses |= {"ctc": ctc, "rnnt": transducer}
         return losses
 
-    def _flat_loss(self, batch: Batch, encoder: Tensor, lengths: Tensor) -> Tensor:
-        assert self.model.ctc is not None
+    def _flat_loss(self, log_probabilities: Tensor, batch: Batch, lengths: Tensor) -> Tensor:
         widths = self.widths[batch.tokens] * valid_mask(batch.token_lengths, batch.tokens.shape[1])
-        labels = equal_alignment(widths, batch.tokens, lengths, encoder.shape[1], self.model.blank)
-        return flat_start_loss(self.model.ctc(encoder), labels).mean()
+        labels = equal_alignment(widths, batch.tokens, lengths, log_probabilities.shape[1], self.model.blank)
+        return flat_start_loss(log_probabilities, labels).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective of one batch."""

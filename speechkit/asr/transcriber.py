@@ -2,27 +2,25 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from speechkit import audio
 from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.scoring import Scorer
-from speechkit.asr.decoding.search import make_beam, make_greedy
+from speechkit.asr.decoding.search import GreedySearch, Search, make_beam, make_greedy
 from speechkit.asr.model import Recognizer
 from speechkit.asr.pauses import windows
+from speechkit.asr.pieces import Audio, Pieces
 from speechkit.asr.transcript import Transcript, joined, transcript
 from speechkit.asr.transcript_stream import TranscriptStream
 from speechkit.errors import InputError
 from speechkit.streaming.chain import Chain
-from speechkit.streaming.state import Chunk
 from speechkit.streaming.stream import Stream
 from speechkit.text import Tokenizer
 
@@ -32,16 +30,7 @@ WHOLE_SECONDS = 30.0  # longer audio runs in blocks of the stream, which gives t
 BLOCK_SECONDS = 8.0
 WINDOW_SECONDS = 60.0  # a model that needs full context hears longer audio in windows, cut at pauses
 
-Audio = str | Path | np.ndarray | Tensor | Iterator[np.ndarray]
 Phrases = Sequence[str | tuple[str, float]]
-
-
-class Search(Protocol):
-    """A decoder that takes the steps of one utterance as they come."""
-
-    def init_state(self) -> Any: ...
-    def step(self, encoder: Tensor, state: Any) -> Any: ...
-    def nbest(self, state: Any, count: int = 1, final: bool = True) -> list[Hypothesis]: ...
 
 
 class Transcriber:
@@ -75,6 +64,25 @@ class Transcriber:
         """A greedy decoder: ``rnnt`` or ``ctc``; without a name the first that the model has."""
         return make_greedy(self.model, decoder or self.model.decoders[0], hotwords)
 
+    def search(
+        self,
+        decoder: str | None = None,
+        beam: int = 1,
+        hotwords: PhraseBooster | None = None,
+        scorers: Sequence[Scorer[Any]] = (),
+    ) -> Search:
+        """A beam search, or a greedy decoder where the beam is 1.
+
+        Raises:
+            InputError: the model has no such decoder, the beam is not from 1 to 1000, or a greedy decoder gets scorers.
+        """
+        if scorers and beam < 2:
+            raise InputError("a language model needs a beam search: give a beam of 2 or more")
+        if beam == 1:
+            return GreedySearch(self.greedy(decoder, hotwords))
+        boosters: list[Scorer[Any]] = [] if hotwords is None else [hotwords]
+        return make_beam(self.model, decoder or self.model.decoders[0], beam, [*boosters, *scorers])
+
     def booster(self, hotwords: Phrases | None, weight: float = 2.0) -> PhraseBooster | None:
         """Phrases as plain text, checked against the tokenizer."""
         phrases = [hotwords] if isinstance(hotwords, str) else list(hotwords or [])
@@ -107,20 +115,17 @@ class Transcriber:
             hotword_weight: nats per token.
             nbest: how many of the hypotheses to give; of audio in windows there is one.
             scorers: what else counts in a search, such as `NgramScorer`; needs a beam.
+
+        Raises:
+            InputError: the model cannot do what an option asks for, or audio that cannot be used: see `audio.blocks`,
+                and `pieces.plausible` for samples beyond a million times full scale.
         """
-        if scorers and beam < 2:
-            raise InputError("a language model needs a beam search: give a beam of 2 or more")
-        if nbest > beam:
-            raise InputError(f"a beam of {beam} has no {nbest} best hypotheses: give a beam of {nbest} or more")
-        booster = self.booster(hotwords, hotword_weight)
-        if beam > 1:
-            boosters: list[Scorer[Any]] = [] if booster is None else [booster]
-            search: Search = make_beam(self.model, decoder or self.model.decoders[0], beam, [*boosters, *scorers])
-        else:
-            search = GreedySearch(self.greedy(decoder, booster))
-        count = _Count(self._pieces(source, rate))
-        found = self._decode(count, self.context(latency_ms), search, nbest)
-        return transcript(found, self.tokenizer, self.model.step_ms, count.samples / self.rate)
+        search = self.search(decoder, beam, self.booster(hotwords, hotword_weight), scorers)
+        if not 1 <= nbest <= beam:
+            raise InputError(f"a beam of {beam} gives from 1 to {beam} best hypotheses, got {nbest}")
+        pieces = Pieces(source, self.rate, rate)
+        found = self._decode(pieces, self.context(latency_ms), search, nbest)
+        return transcript(found, self.tokenizer, self.model.step_ms, pieces.samples / self.rate)
 
     def encode_blocks(self, pieces: Iterable[Tensor], context: Context) -> Iterator[Tensor]:
         """Pieces (samples, 1) -> encoder steps (steps, dim) as they come, many attention chunks a call."""
@@ -189,59 +194,5 @@ class Transcriber:
             begin += len(window)
         return joined(parts, self.tokenizer)
 
-    def _pieces(self, source: Audio, rate: int | None) -> Iterator[np.ndarray]:
-        """Pieces (samples,) float32 at the model's rate."""
-        if isinstance(source, str | Path):
-            yield from audio.blocks(source, self.rate)
-        elif isinstance(source, np.ndarray | Tensor):
-            samples = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
-            wave = audio.prepare(samples, rate or self.rate, self.rate)
-            yield from (wave[begin : begin + self.rate] for begin in range(0, len(wave), self.rate))
-        else:
-            resampler = audio.StreamResampler(rate or self.rate, self.rate)
-            for piece in source:
-                yield resampler.push(audio.checked(piece))
-            yield resampler.flush()
-
     def _tensor(self, wave: np.ndarray) -> Tensor:
         return torch.from_numpy(wave).to(self.model.front.window.device)
-
-
-class GreedySearch:
-    """A greedy decoder as a search with one hypothesis."""
-
-    def __init__(self, greedy: CtcGreedy | RnntGreedy) -> None:
-        self.greedy = greedy
-
-    def init_state(self) -> tuple[Any, Hypothesis]:
-        """A stream that has not begun."""
-        return self.greedy.init_state(1), Hypothesis([], [], [], 0.0)
-
-    def step(self, encoder: Tensor, state: tuple[Any, Hypothesis]) -> tuple[Any, Hypothesis]:
-        """(steps, encoder_dim), any number of steps, and the state after them."""
-        inner, found = state
-        if not len(encoder):
-            return state
-        lengths = torch.tensor([len(encoder)], device=encoder.device)
-        x = Chunk(encoder[None], lengths, torch.zeros_like(lengths, dtype=torch.bool))
-        emitted, inner = self.greedy.step(x, inner)
-        return inner, found.extended(emitted.values[0, : int(emitted.lengths[0])])
-
-    def nbest(self, state: tuple[Any, Hypothesis], count: int = 1, final: bool = True) -> list[Hypothesis]:
-        """The hypothesis."""
-        return [state[1]]
-
-
-class _Count:
-    """Counts the samples that pass."""
-
-    def __init__(self, pieces: Iterator[np.ndarray]) -> None:
-        self.pieces, self.samples = pieces, 0
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return self
-
-    def __next__(self) -> np.ndarray:
-        piece = next(self.pieces)
-        self.samples += len(piece)
-        return piece

@@ -13,6 +13,7 @@ from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.words import Word, words
 from speechkit.asr.model import Recognizer
+from speechkit.asr.pieces import plausible
 from speechkit.asr.transcript import Transcript, plain, transcript
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.stream import Stream
@@ -55,16 +56,26 @@ class TranscriptStream:
         return " ".join([word.text for word in self.settled] + [self.open] * bool(self.open))
 
     @property
+    def seconds(self) -> float:
+        """Seconds of audio that were heard so far."""
+        return self._samples / self.model.front.sample_rate
+
+    @property
     def words(self) -> list[Word]:
         """The words so far; the last may still grow."""
-        return self.settled + words(self._part(self._begin, None), self.tokenizer, self.model.step_ms)
+        part = self._part(self._begin, None)
+        return self.settled + words(part, self.tokenizer, self.model.step_ms, seconds=self.seconds)
 
     @torch.inference_mode()
     def push(self, samples: np.ndarray) -> "TranscriptStream":
-        """(samples,) float in [-1, 1], any number of them; returns itself, with `text` and `words` up to date."""
+        """(samples,) float in [-1, 1], any number of them; returns itself, with `text` and `words` up to date.
+
+        Raises:
+            InputError: as `audio.checked` and `pieces.plausible`.
+        """
         if self._over:
             raise ValueError("this stream was finished: begin another one")
-        self._take(self._resampler.push(audio.checked(samples)))
+        self._take(self._resampler.push(plausible(audio.checked(samples))))
         return self
 
     @torch.inference_mode()
@@ -75,7 +86,7 @@ class TranscriptStream:
             self._take(self._resampler.flush())
             self._append(self._stream.flush())
         found = replace(self._found, score=sum(self._found.log_probs))
-        return transcript([found], self.tokenizer, self.model.step_ms, self._samples / self.model.front.sample_rate)
+        return transcript([found], self.tokenizer, self.model.step_ms, self.seconds)
 
     def _take(self, samples: np.ndarray) -> None:
         self._samples += len(samples)
@@ -96,9 +107,9 @@ class TranscriptStream:
         begin = self._last_word()
         if begin == self._begin:
             return
-        complete = words(self._part(self._begin, begin), self.tokenizer, self.model.step_ms)
+        complete = words(self._part(self._begin, begin), self.tokenizer, self.model.step_ms, seconds=self.seconds)
         if complete:
-            following = round(self._found.steps[begin] * self.model.step_ms / 1000, 3)
+            following = max(complete[-1].start_s, round(self._found.steps[begin] * self.model.step_ms / 1000, 3))
             complete[-1] = replace(complete[-1], end_s=min(complete[-1].end_s, following))
         self.settled += complete
         self._begin = begin

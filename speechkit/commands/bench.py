@@ -21,7 +21,7 @@ from torch import Tensor
 from speechkit.asr.conformer import Context
 from speechkit.asr.model import Recognizer
 from speechkit.asr.transcriber import Transcriber
-from speechkit.commands.loading import recogniser
+from speechkit.commands.loading import recogniser, use_threads
 from speechkit.errors import InputError
 from speechkit.nn.masks import check_context
 from speechkit.release import build
@@ -166,6 +166,8 @@ def parse_contexts(text: str | None, model: Recognizer) -> list[Context]:
             chosen = [(int(left), int(right)) for left, right in (word.split(",") for word in text.split())]
         except ValueError:
             raise InputError(f"--contexts takes pairs such as '70,13 70,1', got {text!r}") from None
+        if not chosen or min(map(min, chosen)) < 0:
+            raise InputError(f"--contexts takes limited pairs such as '70,13 70,1', got {text!r}")
     if not chosen or not model.encoder.causal:
         raise InputError("this model was trained with full context: it has no chunks to measure")
     try:
@@ -181,12 +183,12 @@ def bench(
     size: Annotated[str, typer.Option(help="Without --model: random weights of 14m, 32m or 114m.")] = "32m",
     contexts: Annotated[str | None, typer.Option(help="Pairs such as '70,13 70,1'; default: all.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch.", min=1)] = 1,
-    seconds: Annotated[float, typer.Option(help="Audio per measurement.", min=0)] = 10.0,
-    batch: Annotated[int, typer.Option(help="Streams in a call.", min=1)] = 1,
+    seconds: Annotated[float, typer.Option(help="Audio per measurement.", min=0, max=86400)] = 10.0,
+    batch: Annotated[int, typer.Option(help="Streams in a call.", min=1, max=4096)] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure what a chunk of audio costs on this machine: CPU and wall time, real-time factor, state per stream."""
-    torch.set_num_threads(threads)
+    use_threads(threads)
     found = silent(size) if model is None else recogniser(model)
     millions = sum(p.numel() for p in found.model.parameters()) / 1e6
     costs = [

@@ -121,7 +121,12 @@ class Json(Format):
             record["hypotheses"] = [
                 {"text": self.decode(h.tokens), "score": round(h.score, 4)} for h in transcript.hypotheses
             ]
-        self._write(json.dumps(record, ensure_ascii=False) + "\n")
+        line = json.dumps(record, ensure_ascii=False)
+        try:
+            line.encode()
+        except UnicodeEncodeError:  # a file name that is no text
+            line = json.dumps(record)
+        self._write(line + "\n")
 
 
 class Subtitles(Format):

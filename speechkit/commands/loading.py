@@ -8,6 +8,8 @@ from speechkit import hub
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 
+MAX_THREADS = 1024  # some thousands end the process without a word
+
 
 def recogniser(name: str | Path | None, device: str = "cpu") -> Transcriber:
     """The model of a release folder, a .nemo file or a hub id; without a name the packaged one.
@@ -17,6 +19,12 @@ def recogniser(name: str | Path | None, device: str = "cpu") -> Transcriber:
     """
     device = checked_device(device)
     name = hub.default() if name is None else name
+    try:
+        Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, in the home of nobody, with a character NUL
+        raise InputError(
+            f"{str(name)[:60]!r} can be no model's name: {getattr(error, 'strerror', None) or error}"
+        ) from None
     found = hub.load(name, device)
     if not isinstance(found, Transcriber):
         raise InputError(f"{name} is no model for recognition but a {type(found).__name__}")
@@ -38,3 +46,14 @@ def checked_device(name: str) -> str:
         found = [kind for kind, count in there.items() if count]
         raise InputError(f"this machine has no device {name}, only {', '.join(found)} (see `speechkit doctor`)")
     return name
+
+
+def use_threads(count: int) -> None:
+    """Sets how many threads PyTorch uses on the CPU.
+
+    Raises:
+        InputError: none, or more than can be had.
+    """
+    if not 1 <= count <= MAX_THREADS:
+        raise InputError(f"threads must be from 1 to {MAX_THREADS}, got {count}")
+    torch.set_num_threads(count)

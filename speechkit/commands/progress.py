@@ -49,5 +49,5 @@ def _seconds(path: str) -> float | None:
     try:
         with open_source(path) as reader:
             return reader.info.seconds if reader.sized else None
-    except InputError:
+    except (InputError, UnicodeEncodeError):
         return None  # said when it is transcribed

@@ -1,10 +1,11 @@
 """What `speechkit transcribe` is given: recordings, where their text goes, and phrases."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from speechkit import audio
 from speechkit.commands.formats import SUFFIXES
 from speechkit.errors import InputError
 from speechkit.files import replace
+from speechkit.reader import check_rate
 
 
 class Recording(NamedTuple):
@@ -23,21 +25,59 @@ class Recording(NamedTuple):
 
     def blocks(self, rate: int, seconds: float, raw_rate: int | None) -> Iterator[np.ndarray]:
         """Its samples at `rate` in pieces of about so many seconds; errors as `audio.blocks`."""
-        if self.path == "-" and sys.stdin.isatty():
-            raise InputError(
-                "standard input is a terminal: send audio through a pipe, as in ffmpeg ... | speechkit ..."
-            )
-        return audio.blocks(self.path, rate, seconds, raw_rate=raw_rate)
+        if self.path == "-" and (sys.stdin is None or sys.stdin.isatty()):
+            state = "closed" if sys.stdin is None else "a terminal"
+            raise InputError(f"standard input is {state}: send audio through a pipe, as in ffmpeg ... | speechkit ...")
+        if raw_rate is not None:
+            check_rate(raw_rate, self.name)
+        with _opened(self.path) as source:
+            yield from audio.blocks(source, rate, seconds, raw_rate=raw_rate)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[str | BinaryIO]:
+    """The path, or the open file where libsndfile would not find it by its name, which is no text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        if _is(Path.is_file, Path(path)):
+            with _readable(path) as file:
+                yield file
+            return
+    yield path
+
+
+def _readable(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
+
+
+def expanded(name: str) -> Path:
+    """A path in which ~ is somebody's home; as it is where there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Whether there is something of a kind; names that are too long name nothing."""
+    try:
+        return kind(path)
+    except OSError:
+        return False
 
 
 def expand(arguments: Sequence[str]) -> tuple[list[Recording], list[str]]:
     """The recordings that the arguments name, those in folders sorted, and a sentence for each empty folder."""
     recordings, refused = [], []
     for argument in arguments:
-        path = Path(argument).expanduser()
+        path = expanded(argument)
         if argument == "-":
             recordings.append(Recording("-", "-", Path("stdin")))
-        elif path.is_dir():
+        elif _is(Path.is_dir, path):
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.SUFFIXES and p.is_file())
             recordings += [Recording(str(p), str(p), p.relative_to(path)) for p in inside]
             if not inside:
@@ -53,7 +93,7 @@ def targets(recordings: Sequence[Recording], output: str, kind: str) -> dict[Rec
     Raises:
         InputError: it cannot be written, or two recordings would share a file.
     """
-    folder = Path(output).expanduser()
+    folder = expanded(output)
     found: dict[Path, Recording] = {}
     for recording in recordings:
         target = folder / recording.relative.with_suffix(SUFFIXES[kind])
@@ -80,8 +120,8 @@ def phrases(hotwords: str | None) -> list[tuple[str, float]] | None:
     """Phrases with their factors, from ``phrase[:factor], ...`` or from a file with one a line (# begins a comment)."""
     if hotwords is None:
         return None
-    path = Path(hotwords).expanduser()
-    if "," not in hotwords and (path.suffix == ".txt" or os.sep in hotwords or path.is_file()):
+    path = expanded(hotwords)
+    if "," not in hotwords and (path.suffix == ".txt" or os.sep in hotwords or _is(Path.is_file, path)):
         found = [line for line in lines(hotwords) if not line.startswith("#")]
     else:
         found = hotwords.split(",")
@@ -99,7 +139,7 @@ def _phrase(text: str) -> tuple[str, float]:
 def lines(path: str) -> list[str]:
     """The lines of a text file that are not empty."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = expanded(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from speechkit.data.collate import Bad, Item
+from speechkit.data.concatenation import Row
 from speechkit.data.utterance import Utterance
 from speechkit.errors import InputError
 
@@ -29,6 +30,7 @@ class SpeechDataset(Dataset[Item | Bad]):
         transform: (wave (samples,), generator) -> wave. The generator is seeded by (seed, epoch, index), so that
             neither the number of workers nor a resumed run changes what it draws.
         seed: of the transform.
+        rows: indices of the utterances that each item concatenates, see `concatenation.rows`; None is each alone.
         substitute: a batch of which nothing can be loaded is filled with another utterance instead of being empty
             (in training a batch that vanishes would shift all later ones).
     """
@@ -41,28 +43,41 @@ class SpeechDataset(Dataset[Item | Bad]):
         transform: Transform | None = None,
         seed: int = 0,
         substitute: bool = False,
+        rows: Sequence[Row] | None = None,
     ) -> None:
         self.utterances, self.rate, self.encode, self.transform = list(utterances), rate, encode, transform
         self.seed, self.substitute = seed, substitute
+        self.rows = [(index,) for index in range(len(self.utterances))] if rows is None else list(rows)
         self._cache: np.ndarray | None = None  # (all samples,) int16
         self._borders: list[tuple[int, int]] = []
         self._reasons: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self.utterances)
+        return len(self.rows)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Duration of each item, without the transform."""
+        return [sum(self.utterances[index].seconds for index in row) for row in self.rows]
 
     def __getitem__(self, key: Key) -> Item | Bad:
         """Never raises for what is wrong with a file or a text: that comes back as `Bad`."""
         epoch, index = key
-        utterance = self.utterances[index]
+        parts = [self.utterances[part] for part in self.rows[index]]
+        waves = []
+        for part, utterance in zip(self.rows[index], parts, strict=True):
+            try:
+                waves.append(self._wave(part))
+            except InputError as error:
+                return Bad(utterance.id, str(error))
+        name, text = "+".join(utterance.id for utterance in parts), " ".join(utterance.text for utterance in parts)
         try:
-            wave = self._wave(index)
+            wave = np.concatenate(waves)
             if self.transform is not None:
                 wave = self.transform(wave, np.random.default_rng((self.seed, epoch, index)))
-            tokens = self.encode(utterance.text) if self.encode is not None else []
+            return Item(wave, [] if self.encode is None else self.encode(text), name, text)
         except InputError as error:
-            return Bad(utterance.id, str(error))
-        return Item(wave, tokens, utterance.id, utterance.text)
+            return Bad(name, str(error))
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Item | Bad]:
         """What a loader calls: the items of one batch."""

@@ -74,10 +74,11 @@ class SpeechLoader(DataLoader[Batch]):
             if bad.id not in self.bad:
                 log.warning("skipped: %s: %s", bad.id, bad.reason)
                 self.bad[bad.id] = bad.reason
-        limit = max(FEW_BAD, int(self.max_bad * len(self.speech)))
+        count = len(self.speech.utterances)
+        limit = max(FEW_BAD, int(self.max_bad * count))
         if len(self.bad) > limit:
             raise InputError(
-                f"{len(self.bad)} of {len(self.speech)} utterances could not be loaded, more than the limit of "
+                f"{len(self.bad)} of {count} utterances could not be loaded, more than the limit of "
                 f"{limit}; the last one: {batch.bad[-1].reason}"
             )
 

@@ -4,7 +4,7 @@ import argparse
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from speechkit.errors import InputError
 
 __all__ = ["DEV_VARIANTS", "TEST_VARIANTS", "generate", "main", "prepare", "summaries"]
 
-VERSION = 3  # of what is generated: a new number makes every cached corpus anew
+VERSION = 4  # of what is generated: a new number makes every cached corpus anew
 # Whole variants are held out, in all accents, men and women in each.
 DEV_VARIANTS = ("Henrique", "Mario", "aunty", "belinda", "f4", "m5", "pablo", "robert")
 TEST_VARIANTS = ("Andrea", "Hugo", "Nguyen", "f3", "f5", "grandma", "linda", "m3", "m7", "michel", "paul", "victor")
@@ -23,22 +23,24 @@ TRAIN_STYLE = Style(rate=(130, 180), noisy=0.4, snr_db=(8.0, 12.0, 16.0, 20.0, 2
 CLEAN_STYLE = Style(rate=(135, 170), pitch=(30, 70))
 NOISY_STYLE = replace(CLEAN_STYLE, noisy=1.0, snr_db=(10.0, 15.0, 20.0))
 _HELD_OUT = {"dev": DEV_VARIANTS, "test": TEST_VARIANTS}
-SPLITS = ("train-mini", "dev-mini", "test-mini", "test-mini-noisy")
+SPLITS = ("train-mini", "dev-mini", "test-mini", "test-mini-noisy", "test-mini-long")
+_LONG = 5  # sentences in a recording of test-mini-long
+_EVERY, _SENTENCES = 7, (2, 3, 4, 5)  # of train-mini, one recording in so many has so many sentences, in turn
 
 
 def prepare(
     cache_dir: str | Path | None = None,
-    minutes_train: float = 60,
+    minutes_train: float = 180,
     seed: int = 0,
     workers: int | None = None,
     dev_utterances: int = 90,
     test_utterances: int = 180,
 ) -> Path:
-    """Makes the corpus once and returns its root, which has train-mini, dev-mini, test-mini and test-mini-noisy.
+    """Makes the corpus once and returns its root, which has the folders `SPLITS`.
 
     LibriSpeech's own layout, 16 kHz FLAC. No voice and no sentence of dev or test is in train; test-mini-noisy is
-    test-mini with noise at 10 to 20 dB. What a killed run left incomplete is made anew. SPLIT/summary.json says what
-    there is.
+    test-mini with noise at 10 to 20 dB, and test-mini-long has its sentences five to a recording. What a killed run
+    left incomplete is made anew. SPLIT/summary.json says what there is.
 
     Args:
         cache_dir: None is `default_cache()`.
@@ -56,11 +58,13 @@ def prepare(
         voices = {part: usable_voices(espeak, wanted) for part, wanted in (("train", train), *_HELD_OUT.items())}
     test = list(itertools.islice(sentences(seed, "test"), test_utterances))
     dev = list(itertools.islice(sentences(seed, "dev"), dev_utterances))
+    long = [". ".join(test[start : start + _LONG]) for start in range(0, len(test), _LONG)]
     for split, part, texts, hours, style, chapter in (
         ("dev-mini", "dev", dev, None, CLEAN_STYLE, 1),
         ("test-mini", "test", test, None, CLEAN_STYLE, 1),
         ("test-mini-noisy", "test", test, None, NOISY_STYLE, 2),
-        ("train-mini", "train", sentences(seed, "train"), minutes_train / 60, TRAIN_STYLE, 1),
+        ("test-mini-long", "test", long, None, CLEAN_STYLE, 3),
+        ("train-mini", "train", _with_paragraphs(sentences(seed, "train")), minutes_train / 60, TRAIN_STYLE, 1),
     ):
         if not (root / split / SUMMARY).is_file():
             generate(texts, root, split, hours, voices[part], workers, seed, style, chapter)
@@ -70,6 +74,13 @@ def prepare(
 def summaries(root: Path) -> list[Summary]:
     """What each split of a corpus that `prepare` made has."""
     return [Summary.load(root / split) for split in SPLITS]
+
+
+def _with_paragraphs(texts: Iterator[str]) -> Iterator[str]:
+    """A transducer that hears single sentences alone learns to be silent after the first."""
+    for count in itertools.cycle(_SENTENCES):
+        yield from itertools.islice(texts, _EVERY - 1)
+        yield ". ".join(itertools.islice(texts, count))
 
 
 def default_cache() -> Path:
@@ -86,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument(
-        "--minutes", type=float, default=60, help="speech to make (of the embedded corpus: to train on)"
+        "--minutes", type=float, default=180, help="speech to make (of the embedded corpus: to train on)"
     )
     parser.add_argument(
         "--texts", type=Path, help="English sentences, one per line, numbers spelled out: makes one split of them"

@@ -11,6 +11,7 @@ from torch import Tensor, from_numpy
 
 from speechkit.data import mini
 from speechkit.data.buckets import DurationBuckets
+from speechkit.data.concatenation import Row, rows
 from speechkit.data.dataset import SpeechDataset, Transform
 from speechkit.data.loader import SpeechLoader
 from speechkit.data.manifest import find
@@ -55,6 +56,7 @@ class SpeechDataModule(LightningDataModule):
         rate: sample rate of the batches, Hz.
         min_seconds: shorter training utterances are left out.
         max_seconds: longer training utterances are left out.
+        concatenate: up to so many utterances also come as one, within `max_seconds` (`concatenation.rows`); 1: none do.
         transform: changes training waves, (wave, generator) -> wave.
         cache_dir: for the embedded corpus and unpacked shards; None is the user's cache folder.
         cache: keep the decoded audio in memory (115 MB an hour at 16 kHz), for corpora of a few hours.
@@ -76,12 +78,13 @@ class SpeechDataModule(LightningDataModule):
         rate: int = 16_000,
         min_seconds: float = 0.1,
         max_seconds: float = 30.0,
+        concatenate: int = 1,
         transform: Transform | None = None,
         cache_dir: str | None = None,
         cache: bool = False,
         normalize: bool = True,
         max_bad: float = MAX_BAD,
-        mini_minutes: float = 60.0,
+        mini_minutes: float = 180.0,
     ) -> None:
         super().__init__()
         self.root = None if root is None else Path(root).expanduser()
@@ -89,6 +92,7 @@ class SpeechDataModule(LightningDataModule):
         self.batch_seconds, self.valid_batch_seconds = batch_seconds, valid_batch_seconds or batch_seconds
         self.workers, self.seed, self.rate = workers, seed, rate
         self.min_seconds, self.max_seconds = min_seconds, max_seconds
+        self.concatenate = concatenate
         self.transform, self.cache, self.normalize, self.max_bad = transform, cache, normalize, max_bad
         self.cache_dir = mini.default_cache() if cache_dir is None else Path(cache_dir).expanduser()
         self.mini_minutes = mini_minutes
@@ -142,15 +146,16 @@ class SpeechDataModule(LightningDataModule):
     def train_dataloader(self) -> SpeechLoader:
         """Shuffled, augmented, resumable."""
         chosen = [utterance for utterance in self.utterances(self.train) if utterance.id not in self._excluded]
+        concatenated = rows(chosen, self.concatenate, self.max_seconds, self.seed)
+        dataset = self._dataset(chosen, self.transform, substitute=True, rows=concatenated)
         buckets = self._buckets(
-            chosen, self.batch_seconds, shuffle=True, min_seconds=self.min_seconds, max_seconds=self.max_seconds
+            dataset, self.batch_seconds, shuffle=True, min_seconds=self.min_seconds, max_seconds=self.max_seconds
         )
         if buckets.left_out:
             log.warning(
                 "left out of training: %d of %d utterances, not %g to %g s long",
                 *(buckets.left_out, len(chosen), self.min_seconds, self.max_seconds),
             )
-        dataset = self._dataset(chosen, self.transform, substitute=True)
         return SpeechLoader(dataset, buckets, self.workers, self.max_bad, self._trained)
 
     def val_dataloader(self) -> SpeechLoader | list[SpeechLoader]:
@@ -162,13 +167,13 @@ class SpeechDataModule(LightningDataModule):
         return [self._evaluation([name]) for name in self.test]
 
     def _evaluation(self, splits: Sequence[str]) -> SpeechLoader:
-        chosen = self.utterances(splits)
-        buckets = self._buckets(chosen, self.valid_batch_seconds, shuffle=False)
-        return SpeechLoader(self._dataset(chosen, None), buckets, 0 if self.cache else self.workers, self.max_bad)
+        dataset = self._dataset(self.utterances(splits), None)
+        buckets = self._buckets(dataset, self.valid_batch_seconds, shuffle=False)
+        return SpeechLoader(dataset, buckets, 0 if self.cache else self.workers, self.max_bad)
 
     def _buckets(
         self,
-        utterances: Sequence[Utterance],
+        dataset: SpeechDataset,
         batch_seconds: float,
         shuffle: bool,
         min_seconds: float = 0.0,
@@ -177,7 +182,7 @@ class SpeechDataModule(LightningDataModule):
         trainer = self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         return DurationBuckets(
-            [utterance.seconds for utterance in utterances],
+            dataset.seconds,
             batch_seconds,
             seed=self.seed,
             shuffle=shuffle,
@@ -188,10 +193,14 @@ class SpeechDataModule(LightningDataModule):
         )
 
     def _dataset(
-        self, utterances: Sequence[Utterance], transform: Transform | None, substitute: bool = False
+        self,
+        utterances: Sequence[Utterance],
+        transform: Transform | None,
+        substitute: bool = False,
+        rows: Sequence[Row] | None = None,
     ) -> SpeechDataset:
         encode = None if self.tokenizer is None else self.tokenizer.encode
-        dataset = SpeechDataset(utterances, self.rate, encode, transform, self.seed, substitute)
+        dataset = SpeechDataset(utterances, self.rate, encode, transform, self.seed, substitute, rows)
         if self.cache:
             dataset.preload()
         return dataset

@@ -5,7 +5,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -21,64 +20,17 @@ from typing import Self
 
 import numpy as np
 import soundfile
-import soxr
 from rich.progress import track
 
 from speechkit.data.espeak import Espeak
-from speechkit.data.noise import Wave, make_babble, make_noise, mix, rms
+from speechkit.data.noise import Wave
+from speechkit.data.reading import SAMPLE_RATE, Reading, Style, record, speak, transcript, usable_voices
 from speechkit.errors import InputError
 
-SAMPLE_RATE = 16000
 SUMMARY = "summary.json"  # in a split's folder, so that the folder under its own name is complete
 FORMATS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
-WHISPERS = frozenset({"whisper", "whisperf"})  # no pitch at all: 36 % periodic where the other voices have 50-95 %
-FIRST_SPEAKER = 20000  # above every LibriSpeech number
 _SHARD = 64  # utterances of one synthesiser; part of what makes the samples what they are
 _BABBLERS = 4
-_PUNCTUATION = str.maketrans({"’": "'", "-": " ", "—": " ", **dict.fromkeys('.,;:!?"()', "")})
-
-
-@dataclass(frozen=True)
-class Style:
-    """What is drawn for each utterance, uniformly from (low, high).
-
-    Attributes:
-        rate: words per minute.
-        pitch: espeak-ng's 0 to 100, in the voice's own range; `pitch_range`: how much it moves.
-        level_db: RMS of the speech, full scale = 0.
-        floor_db: RMS of the room tone that every utterance has, for digital silence is no recording.
-        silence_s: before the speech and, drawn again, after it.
-        noisy: probability of noise; `kinds`: what noise; `snr_db`: its ratio, one of these.
-    """
-
-    rate: tuple[int, int] = (140, 190)
-    pitch: tuple[int, int] = (25, 75)
-    pitch_range: tuple[int, int] = (30, 70)
-    level_db: tuple[float, float] = (-28.0, -20.0)
-    floor_db: tuple[float, float] = (-72.0, -60.0)
-    silence_s: tuple[float, float] = (0.1, 0.3)
-    noisy: float = 0.0
-    kinds: tuple[str, ...] = ("white", "pink", "brown", "hum", "babble")
-    snr_db: tuple[float, ...] = (5.0, 10.0, 15.0, 20.0)
-
-    def seconds(self, text: str) -> float:
-        """Roughly how long a text will be."""
-        return len(text) * 9 / (sum(self.rate) / 2) + sum(self.silence_s)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One file to make: a text read by a voice."""
-
-    text: str  # upper case
-    voice: str
-    speaker: int
-    chapter: int
-    index: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.speaker}-{self.chapter}-{self.index:04d}"
 
 
 @dataclass(frozen=True)
@@ -94,27 +46,12 @@ class Summary:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads SPLIT/summary.json."""
-        return cls(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
-
-
-def usable_voices(espeak: Espeak, variants: Iterable[str] | None = None) -> dict[str, int]:
-    """Voice -> speaker number, of every accent with the given variants (None: all), less the whispers."""
-    numbers = {voice: FIRST_SPEAKER + i for i, voice in enumerate(espeak.voices())}
-    wanted = (set(espeak.variants()) if variants is None else set(variants)) - WHISPERS
-    return {voice: number for voice, number in numbers.items() if voice.partition("+")[2] in wanted}
-
-
-def transcript(text: str) -> str:
-    """Upper case words as LibriSpeech has them.
-
-    Raises:
-        InputError: digits or letters that English words do not have.
-    """
-    clean = " ".join(text.translate(_PUNCTUATION).upper().split())
-    if not re.fullmatch(r"[A-Z' ]*[A-Z][A-Z' ]*", clean):
-        raise InputError(f"a text to speak must be English words, numbers spelled out, got {text!r}")
-    return clean
+        """Reads SPLIT/summary.json; `InputError` where it is damaged."""
+        try:
+            return cls(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            path = folder / SUMMARY
+            raise InputError(f"{path} is damaged ({error}): delete {folder} to have it made anew") from error
 
 
 def generate(
@@ -135,7 +72,8 @@ def generate(
     Voices take turns, texts come in their order.
 
     Args:
-        texts: English sentences, numbers spelled out; cycled where they do not fill the hours.
+        texts: English sentences, numbers spelled out; cycled where they do not fill the hours. Punctuation is heard in
+            the speech and left out of the transcripts.
         hours: about how much to make; None says every text once.
         voices: voice -> speaker number; None is every voice but whispers.
         workers: processes; None is one per core.
@@ -174,16 +112,18 @@ def generate(
 def _enough(texts: Iterable[str], hours: float | None, style: Style) -> list[str]:
     chosen = list[str]()
     if hours is None:
-        chosen = [transcript(text) for text in texts]
+        chosen = list(texts)
     else:
         missing = hours * 3600
         for text in itertools.cycle(texts):
             if missing <= 0:
                 break
-            chosen.append(transcript(text))
-            missing -= style.seconds(chosen[-1])
+            chosen.append(text)
+            missing -= style.seconds(text)
     if not chosen:
         raise InputError("no text to speak was given")
+    for text in chosen:
+        transcript(text)  # what is no English sentence is refused before anything is spoken
     return chosen
 
 
@@ -241,8 +181,8 @@ def _make_shard(root: Path, style: Style, seed: int, suffix: str, shard: list[Re
         for reading in shard:
             # Two generators: with and without noise the speech is the same.
             key = zlib.crc32(f"{reading.voice} {reading.text} {reading.index}".encode())
-            speech = _speak(espeak, reading, style, np.random.default_rng([seed, key]))
-            wave = _record(speech, recent, style, np.random.default_rng([seed, key, reading.chapter]))
+            speech = speak(espeak, reading, style, np.random.default_rng([seed, key]))
+            wave = record(speech, recent, style, np.random.default_rng([seed, key, reading.chapter]))
             recent = [*recent[1 - _BABBLERS :], speech]
             samples += len(wave)
             folder = root / str(reading.speaker) / str(reading.chapter)
@@ -253,36 +193,6 @@ def _make_shard(root: Path, style: Style, seed: int, suffix: str, shard: list[Re
             with (folder / f"{reading.speaker}-{reading.chapter}.trans.txt").open("a", encoding="utf-8") as lines:
                 lines.write(f"{reading.name} {reading.text}\n")
     return samples / SAMPLE_RATE
-
-
-def _speak(espeak: Espeak, reading: Reading, style: Style, rng: np.random.Generator) -> Wave:
-    """Speech at its level between two silences, 16 kHz."""
-    rate, pitch, spread = (
-        int(rng.integers(low, high + 1)) for low, high in (style.rate, style.pitch, style.pitch_range)
-    )
-    pcm = espeak.say(reading.text.lower(), reading.voice, rate, pitch, spread)
-    loud = np.flatnonzero(np.abs(pcm.astype(np.int32)) > 100)
-    if len(loud) == 0:
-        raise InputError(f"the voice {reading.voice} says nothing for {reading.text!r}")
-    speech = pcm[loud[0] : loud[-1] + 1].astype(np.float32) / 32768
-    speech = soxr.resample(speech, espeak.sample_rate, SAMPLE_RATE)
-    speech *= np.float32(10 ** (rng.uniform(*style.level_db) / 20) / max(rms(speech), 1e-6))
-    before, after = (int(rng.uniform(*style.silence_s) * SAMPLE_RATE) for _ in range(2))
-    return np.pad(speech, (before, after))
-
-
-def _record(speech: Wave, others: list[Wave], style: Style, rng: np.random.Generator) -> Wave:
-    """Adds the room tone and perhaps noise."""
-    tone = np.float32(10 ** (rng.uniform(*style.floor_db) / 20))
-    wave = speech + tone * make_noise("white", len(speech), rng)
-    if rng.random() < style.noisy:
-        kind, snr_db = str(rng.choice(style.kinds)), float(rng.choice(style.snr_db))
-        if kind == "babble" and len(others) < 2:
-            kind = "pink"
-        babble = kind == "babble"
-        noise = make_babble(others, len(wave), rng) if babble else make_noise(kind, len(wave), rng)
-        wave = mix(wave, noise, snr_db)
-    return wave * np.float32(min(1, 0.98 / max(float(np.abs(wave).max()), 1e-6)))
 
 
 def _work_folder(target: Path) -> Path:

@@ -112,11 +112,15 @@ def _probe(candidate: Utterance) -> Utterance | str:
         if found.frames == 0:
             return f"{candidate.path} holds no samples."
         seconds = candidate.seconds or found.seconds - (candidate.start or 0.0)
+        if seconds <= 0:
+            return f"{candidate.id} starts at {candidate.start} s, but {candidate.path} has {found.seconds:.2f} s."
         return dataclasses.replace(candidate, seconds=seconds, rate=found.rate)
     except InputError as error:
         return str(error)
     except OSError as error:
         return f"Cannot read {candidate.path}: {error.strerror or error}."
+    except ValueError as error:  # a name with NUL or half a character
+        return f"There is no file {candidate.path!r}: {error}."
 
 
 def _sorted(candidates: Sequence[Utterance], check: Callable[[Utterance], Utterance | str], threads: int = 1) -> Report:

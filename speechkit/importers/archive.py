@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from speechkit.errors import InputError
+from speechkit.release import check_plain
 
 MAX_BYTES = 16 << 30  # all that is read of one archive
 SMALL_BYTES = 64 << 20  # below this any compression is believed
@@ -41,10 +42,13 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
                 if name in found:
                     raise InputError(f"{path.name} is refused: it holds {name} twice")
                 stream = archive.extractfile(member)
-                assert stream is not None
+                if stream is None:
+                    raise InputError(f"{path.name} is refused: its member {name} has no content")
                 found[name] = stream.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path.name} is not a complete archive: {error}") from error
+    except InputError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
+        raise InputError(f"{path.name} is not a complete archive: {_first_line(error)}") from error
     return found
 
 
@@ -76,8 +80,13 @@ def read_pickle(data: bytes, source: str) -> object:
         raise InputError(
             f"{source} is refused: besides tensors it names {named[1]}, which loading would run"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
-        raise InputError(f"{source} is no complete PyTorch file: {str(error).partition(chr(10))[0]}") from error
+    except Exception as error:  # whatever a damaged pickle makes of torch's reader
+        raise InputError(f"{source} is no complete PyTorch file: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """What tarfile's and torch's messages begin with; what follows is for their developers."""
+    return str(error).strip().partition("\n")[0].rstrip(":") or type(error).__name__
 
 
 def _check_zip(data: bytes, source: str) -> None:
@@ -85,7 +94,7 @@ def _check_zip(data: bytes, source: str) -> None:
         if not zipfile.is_zipfile(io.BytesIO(data)):
             return
         size = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist())
-    except (zipfile.BadZipFile, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise InputError(f"{source} is no complete PyTorch file: {error}") from error
     if size > max(SMALL_BYTES, 2 * len(data)):
         raise InputError(f"{source} is refused: it would unpack to far more than its own size")
@@ -98,4 +107,5 @@ def read_state_dict(data: bytes, source: str) -> dict[str, Tensor]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{source} holds no dictionary of tensors")
+    check_plain(state, source)
     return {str(name): tensor for name, tensor in state.items()}

@@ -9,10 +9,12 @@ import torch
 import yaml
 from torch import Tensor
 
+from speechkit.builder import build, check_values, shapes
 from speechkit.errors import InputError
+from speechkit.features import LogMel
 from speechkit.importers.archive import read_members, read_state_dict
 from speechkit.importers.nemo_config import Section, translate
-from speechkit.release import Release, build, check_size, shapes
+from speechkit.release import Release, described
 from speechkit.text import CharTokenizer, SentencePieceTokenizer, Tokenizer
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
@@ -79,11 +81,11 @@ def parse_yaml(data: bytes, source: str) -> dict[str, Any]:
     """A YAML mapping."""
     try:
         config = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except Exception as error:  # PyYAML lets ValueError, KeyError, IndexError, AttributeError and more through
         raise InputError(f"{source} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise InputError(f"{source} must be a YAML mapping, got {type(config).__name__}")
-    check_size(config, source)
+    check_values(config, source)
     return config
 
 
@@ -105,14 +107,16 @@ def read_tokenizer(config: Section, members: Mapping[str, bytes]) -> Tokenizer:
     for place in (config.at("joint"), config.at("decoder"), config):
         symbols = place.get("vocabulary", place.get("labels"))
         if isinstance(symbols, list) and symbols:
-            return CharTokenizer([str(symbol) for symbol in symbols])
+            with described(config.source):
+                return CharTokenizer([str(symbol) for symbol in symbols])
     raise InputError(f"{config.source} has neither a tokenizer nor a vocabulary")
 
 
 def convert(weights: Mapping[str, Tensor], model: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """NeMo's tensors by speechkit's names, for a translated ``model`` section; every tensor must find its place."""
-    _check_front(weights, model["front"], source)
-    expected = shapes(model)
+    with described(source):
+        front, expected = build(model["front"]), shapes(model)
+    _check_front(weights, front, source)
     origins = {name: published_names(name, weights, model) for name in expected}
     wanted = {origin for parts in origins.values() for origin in parts}
     missing = sorted(wanted - weights.keys())
@@ -157,14 +161,13 @@ def _joined(name: str, parts: list[Tensor], shape: torch.Size, source: str) -> T
         raise InputError(
             f"a tensor of {source} has another shape than its configuration says: {name} is {found}, not {size}"
         )
-    joined = squeezed[0] if len(parts) == 1 else torch.cat(squeezed)
-    return joined.float().contiguous() if joined.is_floating_point() else joined.contiguous()
+    numbers = [part.float() if part.is_floating_point() else part for part in squeezed]  # 8 bits cannot be joined
+    return (numbers[0] if len(parts) == 1 else torch.cat(numbers)).contiguous()
 
 
-def _check_front(weights: Mapping[str, Tensor], front: Mapping[str, Any], source: str) -> None:
+def _check_front(weights: Mapping[str, Tensor], front: LogMel, source: str) -> None:
     """The window and the filter bank, where the file has them, must be those that the front end computes."""
-    ours = build(front)
-    for name, mine in zip(FRONT, (ours.window, ours.mel.T[None]), strict=True):
+    for name, mine in zip(FRONT, (front.window, front.mel.T[None]), strict=True):
         theirs = weights.get(name)
         if theirs is None:
             continue

@@ -34,8 +34,10 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"the attention's dropout must be from 0 to 1, got {dropout}")
         self.heads, self.head_dim, self.dropout = heads, dim // heads, dropout
         self.qkv = Linear(dim, 3 * dim, bias=bias)
         self.out = Linear(dim, dim, bias=bias)

@@ -16,6 +16,8 @@ class ConvolutionModule(nn.Module):
         super().__init__()
         if norm not in ("layer_norm", "batch_norm"):
             raise ValueError(f"conv norm must be 'layer_norm' or 'batch_norm', got {norm!r}")
+        if kernel < 1:
+            raise ValueError(f"a convolution's kernel must be at least 1, got {kernel}")
         if not causal and kernel % 2 == 0:
             raise ValueError(f"a centred convolution needs an odd kernel, got {kernel}")
         self.left = kernel - 1 if causal else kernel // 2

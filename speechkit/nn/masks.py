@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 STYLES = ("regular", "chunked_limited")
+MAX_CONTEXT = 100_000  # steps, hours of speech: more is damage or malice, and no memory holds it
 
 
 def valid_mask(lengths: Tensor, time: int) -> Tensor:
@@ -46,7 +47,7 @@ def check_context(context: tuple[int, int], style: str) -> None:
     left, right = context
     if style not in STYLES:
         raise ValueError(f"attention style must be one of {', '.join(STYLES)}, got {style!r}")
-    if left < -1 or right < -1:
-        raise ValueError(f"context must be [left, right] with -1 for no limit, got {list(context)}")
+    if not (-1 <= left <= MAX_CONTEXT and -1 <= right <= MAX_CONTEXT):
+        raise ValueError(f"context must be [left, right] up to {MAX_CONTEXT}, -1 for no limit, got {list(context)}")
     if style == "chunked_limited" and left > 0 and right > 0 and left % (right + 1):
         raise ValueError(f"chunked_limited needs a left context divisible by right + 1, got {list(context)}")

@@ -53,8 +53,9 @@ class Subsampling(nn.Module):
         The framework's defaults shrink what varies in time to an eighth of what the biases add: training then stays
         for thousands of steps where the encoder gives the same output whatever it hears.
         """
-        for convolution in [*self.strided, *self.pointwise]:
-            assert isinstance(convolution, nn.Conv2d)
+        for convolution in self.modules():
+            if not isinstance(convolution, nn.Conv2d):
+                continue
             rectified = convolution.groups == 1
             gain = math.sqrt(2.0) if rectified else 1.0
             nn.init.normal_(convolution.weight, std=gain / math.sqrt(convolution.weight[0].numel()))

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from speechkit.asr.ctc import CtcHead
 from speechkit.asr.decoding.ctc_beam import CtcBeam
-from speechkit.asr.decoding.ctc_flashlight import FlashlightBeam
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.rnnt_beam import RnntBeam
 from speechkit.asr.joiner import Joiner
 from speechkit.asr.predictor import Predictor
-from speechkit.text import CharTokenizer
 
 DIM = 4
 Sums = dict[tuple[int, ...], float]
@@ -140,13 +138,3 @@ def test_a_hypothesis_is_in_order_and_within_the_audio(kind: str) -> None:
 def test_nothing_in_gives_an_empty_hypothesis(kind: str) -> None:
     search = BEAMS[kind]()
     assert [h.tokens for h in search(_encoder(0, 0))] == [[]]
-
-
-def test_flashlight_finds_what_the_own_search_finds() -> None:
-    pytest.importorskip("flashlight.lib.text.decoder")
-    head = _head(5, 4).float()
-    encoder = _encoder(12, 4).float() * 2
-    theirs = FlashlightBeam(head, CharTokenizer(" abcd"), beam=100)(encoder, 3)
-    ours = CtcBeam(head, beam=100)(encoder, 3)
-    assert theirs[0].tokens == ours[0].tokens
-    assert theirs[0].steps == sorted(theirs[0].steps)

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from speechkit.asr.decoding.boosting import PhraseBooster
-from speechkit.asr.decoding.ctc_flashlight import FlashlightBeam
 from speechkit.errors import InputError
 from speechkit.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, train_sentencepiece
-from tests.asr.toy import TOKENIZER, ctc, spoken, transcribe
+from tests.asr.toy import TOKENIZER, spoken, transcribe
 
 DECODERS = ["ctc", "rnnt", "ctc beam", "rnnt beam"]
 NEAR = spoken("say the c", {"u": 7.0, "a": 6.5}, "b")
@@ -28,12 +27,6 @@ def test_a_phrase_wins_a_near_tie(decoder: str) -> None:
     assert transcribe(decoder, NEAR) == "say the cub"
     assert transcribe(decoder, NEAR, [PhraseBooster(TOKENIZER, ["Cab"], 1.0)]) == "say the cab"
     assert transcribe(decoder, NEAR, [PhraseBooster(TOKENIZER, [("cab", 0.0), "the"], 1.0)]) == "say the cub"
-
-
-def test_flashlight_takes_phrases_too() -> None:
-    pytest.importorskip("flashlight.lib.text.decoder")
-    search = FlashlightBeam(ctc(), TOKENIZER, scorers=[PhraseBooster(TOKENIZER, ["cab"], 1.0)])
-    assert TOKENIZER.decode(search(NEAR)[0].tokens) == "say the cab"
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -95,8 +88,13 @@ def test_phrases_in_pieces_pay_at_word_ends(tmp_path: Path) -> None:
 def test_impossible_phrases_are_named() -> None:
     with pytest.raises(InputError, match=r"2 of 3 phrases .* 'b2b', '!'"):
         PhraseBooster(TOKENIZER, ["fine", "b2b", ("!", 2.0)])
-    with pytest.raises(InputError, match="at least 0"):
-        PhraseBooster(TOKENIZER, ["fine"], -1.0)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), 1e308])
+def test_a_weight_that_is_no_measure_is_refused(weight: float) -> None:
+    for phrases, common in ((["fine"], weight), (["fine", ("cab", weight)], 1.0), ([("cab", weight)], 0.0)):
+        with pytest.raises(InputError, match=r"should be from 0 to 1000 nats, got .*"):
+            PhraseBooster(TOKENIZER, phrases, common)  # type: ignore[arg-type]
 
 
 def test_a_cased_vocabulary_keeps_the_case() -> None:

@@ -47,6 +47,23 @@ def test_a_stream_says_what_the_whole_says(decoder: str, style: str) -> None:
         assert stream.text == whole.text
 
 
+@pytest.mark.parametrize("decoder", ["ctc", "rnnt"])
+def test_words_lie_within_the_recording(decoder: str) -> None:
+    model, last = transcriber(), set()
+    for samples in range(RATE // 2, 2 * RATE, 1279):
+        wave = babble(2)[:samples]
+        stream = model.stream(decoder=decoder)
+        for piece in cut(wave, 5):
+            stream.push(piece)
+            assert all(0 <= w.start_s <= w.end_s <= stream.seconds for w in stream.words)
+        results = (model.transcribe(wave, decoder=decoder), stream.finish())
+        for words in (*(result.words for result in results), stream.words, stream.settled):
+            assert all(0 <= w.start_s <= w.end_s <= samples / RATE for w in words)
+        assert stream.words == results[1].words
+        last |= {samples / RATE - result.words[-1].end_s for result in results if result.words}
+    assert min(last) < 1e-3  # some words are cut short by the end
+
+
 def test_latencies_give_different_texts() -> None:
     model, wave = transcriber(), babble(3.3)
     assert model.latencies_ms == [80, 0]
@@ -197,7 +214,10 @@ def test_no_sound_is_no_text() -> None:
         ({"decoder": "attention"}, "this model has the decoders rnnt, ctc, got 'attention'"),
         ({"decoder": "attention", "beam": 2}, "this model has the decoders rnnt, ctc, got 'attention'"),
         ({"scorers": [object()]}, "a language model needs a beam search"),
-        ({"nbest": 3}, "a beam of 1 has no 3 best hypotheses"),
+        ({"beam": 0}, "a beam keeps from 1 to 1000 hypotheses, got 0"),
+        ({"beam": 2000, "decoder": "ctc"}, "a beam keeps from 1 to 1000 hypotheses, got 2000"),
+        ({"nbest": 0}, "a beam of 1 gives from 1 to 1 best hypotheses, got 0"),
+        ({"nbest": 3}, "a beam of 1 gives from 1 to 1 best hypotheses, got 3"),
         ({"hotwords": ["zebra"]}, "cannot be boosted.*'zebra'"),
     ],
 )
@@ -220,3 +240,11 @@ def test_bad_samples_are_refused_where_they_come_in() -> None:
             model.transcribe(bad)
         with pytest.raises(InputError, match="NaN or Inf"):
             model.stream().push(bad)
+    loud = 1e5 * babble(1)
+    assert all(0 <= word.confidence <= 1 for word in model.transcribe(loud).words)  # 16-bit numbers and more are sound
+    for huge in (np.full(1600, 1e30), np.array([0.0, -2e6])):
+        for given in (huge, iter([loud, huge])):
+            with pytest.raises(InputError, match=r"the audio has samples as large as (1e\+30|2e\+06), where 1 is full"):
+                model.transcribe(given)
+        with pytest.raises(InputError, match="the audio has samples as large as"):
+            model.stream().push(huge)

@@ -100,6 +100,14 @@ def test_lhotse_shards_are_unpacked_once(tmp_path: Path) -> None:
     assert manifest.find(str(tmp_path / "out" / "manifest.jsonl"), None, tmp_path) == found
 
 
+def test_damaged_shards_are_said_in_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("lhotse", reason="lhotse is not installed")
+    (tmp_path / "shar").mkdir()
+    (tmp_path / "shar" / "cuts.000000.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(InputError, match=r"shar cannot be unpacked to .*out: [^\n]+$"):
+        manifest.from_lhotse_shar(tmp_path / "shar", tmp_path / "out")
+
+
 def test_shards_without_lhotse_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.__import__
 
@@ -152,14 +160,77 @@ def test_texts_that_are_empty_or_cannot_be_spelled_are_bad() -> None:
         ("{broken", "Line 1 of .* is not JSON"),
         ("\n[1]", "Line 2 of .* should be a JSON object, got list"),
         ('{"text": "x"}', "line 1 of .* has no path"),
-        ('{"path": "a.wav", "duration": "long"}', "line 1 of .* no number"),
+        ('{"path": "a.wav", "duration": "long"}', "line 1 of .* no number .*: seconds is 'long'"),
+        ('{"path": "a.wav", "duration": NaN}', "line 1 of .* no number .*: seconds is 'nan'"),
+        ('{"path": "a.wav", "duration": Infinity}', "no number .*: seconds is 'inf'"),
+        ('{"path": "a.wav", "duration": 1e400}', "no number .*: seconds is 'inf'"),
+        ('{"path": "a.wav", "duration": -1}', "no number .*: seconds is '-1'"),
+        ('{"path": "a.wav", "duration": true}', "no number .*: seconds is 'True'"),
+        ('{"path": "a.wav", "offset": -0.5}', "no number .*: start is '-0.5'"),
+        ('{"path": "a.wav", "sample_rate": 1e400}', "no number .*: rate is 'inf'"),
+        ('{"path": "a.wav", "sample_rate": -16000}', "no number .*: rate is '-16000'"),
+        ('{"path": "a.wav", "duration": 1' + "0" * 400 + "}", "no number .*: seconds is '1000"),
+        ('{"path": "a.wav", "duration": 1' + "0" * 5000 + "}", "Line 1 of .* is not JSON: Exceeds the limit"),
+        ("[" * 100_000, "Line 1 of .* is not JSON: maximum recursion depth"),
+        ("\n\xff", "Cannot read .* as text"),
         ("", "has no utterance"),
     ],
 )
 def test_a_manifest_that_is_wrong_is_said(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "m.jsonl").write_text(content)
-    with pytest.raises(InputError, match=message):
+    (tmp_path / "m.jsonl").write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=message) as caught:
         manifest.read_manifest(tmp_path / "m.jsonl")
+    assert "m.jsonl" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["nan", "-3", "1e400", "long"])
+def test_a_table_that_is_wrong_is_said(tmp_path: Path, value: str) -> None:
+    (tmp_path / "t.tsv").write_text(f"path\ttext\tduration\na.wav\thello\t{value}\n")
+    with pytest.raises(InputError, match=r"line 2 of .*t\.tsv has a value that is no number"):
+        manifest.find(str(tmp_path / "t.tsv"), None, tmp_path)
+    (tmp_path / "t.tsv").write_text("a.wav\t" + "x" * 200_000 + "\n")
+    with pytest.raises(InputError, match=r"Line 1 of .*t\.tsv cannot be read: field larger than field limit"):
+        manifest.find(str(tmp_path / "t.tsv"), None, tmp_path)
+
+
+def test_zeros_mean_that_the_file_says_it(tmp_path: Path) -> None:
+    sound(tmp_path / "a.wav", 0.5)
+    (tmp_path / "m.jsonl").write_text('{"path": "a.wav", "text": "x", "duration": 0, "sample_rate": 0}')
+    (found,) = manifest.read_manifest(tmp_path / "m.jsonl")
+    assert (found.seconds, found.rate) == (0.5, 16_000)
+
+
+@pytest.mark.parametrize("known", [{}, {"seconds": 1.0, "rate": 16_000}])
+@pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav", "a" * 5000])
+def test_a_name_that_no_file_can_have_is_counted_as_bad(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, known: dict[str, float]
+) -> None:
+    sound(tmp_path / "a.wav")
+    records = [{"path": "a.wav", "text": "x"}, {"path": name, "text": "y", **known}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, records)))
+    with caplog.at_level(logging.WARNING):
+        assert [u.text for u in manifest.read_manifest(tmp_path / "m.jsonl")] == ["x"]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(("skipped: There is no file", "skipped: Cannot read"))
+    assert record.getMessage().isprintable()
+
+
+def test_an_utterance_that_starts_after_the_end_is_counted_as_bad(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound(tmp_path / "a.wav", 0.5)
+    records = [{"path": "a.wav", "text": "x", "offset": 0.25}, {"path": "a.wav", "text": "y", "offset": 7}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, records)))
+    with caplog.at_level(logging.WARNING):
+        assert [u.seconds for u in manifest.read_manifest(tmp_path / "m.jsonl")] == [0.25]
+    assert "a starts at 7.0 s, but" in caplog.text
+
+
+def test_texts_with_unusual_line_ends_come_back(tmp_path: Path) -> None:
+    utterance = Utterance("x", str(sound(tmp_path / "a.wav")), "one\u2028two\x85three", 0.5, 16_000)
+    manifest.write_manifest(tmp_path / "m.jsonl", [utterance])
+    assert manifest.read_manifest(tmp_path / "m.jsonl") == [utterance]
 
 
 def test_a_wrong_name_brings_the_near_ones(tmp_path: Path) -> None:

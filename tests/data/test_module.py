@@ -159,6 +159,15 @@ def test_epochs_are_all_different_and_all_complete(corpus: Path, tmp_path: Path)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+def test_concatenated_utterances_come_beside_the_single_ones(corpus: Path) -> None:
+    names = [name for batch in module(corpus, concatenate=3).train_dataloader() for name in batch.ids]
+    alone, together = ([name for name in names if ("+" in name) == row] for row in (False, True))
+    assert len(alone) == len(set(alone)) == 28
+    again = [name for row in together for name in row.split("+")]
+    assert len(again) == len(set(again)) >= 27  # the last may be left without a neighbour
+    assert set(again) <= set(alone)
+
+
 def test_a_changed_corpus_is_noticed_on_resuming(
     corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

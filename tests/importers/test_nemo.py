@@ -372,13 +372,68 @@ def test_weights_must_be_tensors(tmp_path: Path, tensors: Any) -> None:
         nemo.read(pack(tmp_path / "model.nemo", configuration(), tensors))
 
 
+@pytest.mark.parametrize("kind", ["sparse", "meta", "quantized", "expanded", "complex"])
+def test_weights_must_be_plain_tensors(tmp_path: Path, hybrid: Published, kind: str) -> None:
+    name = "encoder.layers.1.self_attn.linear_k.weight"
+    tensor = hybrid[1][name]
+    odd = {
+        "sparse": tensor.to_sparse(),
+        "meta": tensor.to("meta"),
+        "quantized": torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        "expanded": torch.zeros(1).expand(tensor.shape),
+        "complex": tensor.to(torch.complex64),
+    }[kind]
+    with pytest.raises(InputError, match=rf"model_weights.ckpt of model.nemo must hold plain tensors .*: {name}$"):
+        nemo.read(pack(tmp_path / "model.nemo", hybrid[0], {**hybrid[1], name: odd}))
+
+
+def test_weights_of_eight_bits_load(tmp_path: Path, hybrid: Published) -> None:
+    name = "encoder.layers.1.self_attn.linear_k.weight"
+    tensor = hybrid[1][name].to(torch.float8_e4m3fn)
+    model = model_of(pack(tmp_path / "model.nemo", hybrid[0], {**hybrid[1], name: tensor}))
+    joined = model.state_dict()["encoder.layers.1.attention.qkv.weight"]
+    torch.testing.assert_close(joined[DIM : 2 * DIM], tensor.float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("preprocessor.window_size", 1e308, "must be a number from"),
+        ("preprocessor.dither", 10**30, "dither is a whole number of more than 63 bits"),
+        ("preprocessor.window_stride", float("nan"), "must be a number from"),
+        ("preprocessor.features", 2000, "n_mels must be from 1 to 1024"),
+        ("encoder.dropout", 7.0, "dropout probability has to be between 0 and 1"),
+        ("encoder.att_context_size", [[10**9, 0]], "-1 for no limit"),
+        ("encoder.att_context_probs", [0.5, float("inf")], "context_weights"),
+        ("encoder.feat_in", "9" * 6000, "must be a whole number"),
+        ("joint.vocabulary", [None], "different single characters"),
+    ],
+)
+def test_odd_values_are_named_in_one_sentence(tmp_path: Path, key: str, value: Any, said: str) -> None:
+    config = configuration(**{key.replace(".", "__"): value})
+    if key.endswith(".features"):
+        config["encoder"]["feat_in"] = value
+    with pytest.raises(InputError, match=said) as caught:
+        nemo.read(pack(tmp_path / "model.nemo", config, weights(configuration())))
+    assert "model.nemo" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("written", "weight"), [({}, 0.97), ({"preemph": None}, 0.0), ({"preemph": 0.9}, 0.9)])
+def test_preemphasis_is_the_writers(tmp_path: Path, written: dict[str, Any], weight: float) -> None:
+    config = configuration()
+    config["preprocessor"].update(written)
+    assert load(tmp_path, config).front.preemphasis == weight
+
+
 @pytest.mark.parametrize("mode", ["w:", "w:gz"])
 @pytest.mark.parametrize("part", [0.2, 0.6, 0.9])
 def test_truncated_files_are_refused(tmp_path: Path, hybrid: Published, mode: str, part: float) -> None:
     path = pack(tmp_path / "model.nemo", *hybrid, mode=mode)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(InputError, match=r"model\.nemo is not a complete archive"):
+    with pytest.raises(InputError, match=r"model\.nemo is not a complete archive: [^\n]+$"):
         nemo.read(path)
 
 
@@ -408,6 +463,7 @@ def test_archives_without_a_model_are_refused(tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        (b"a: 2001-99-99", "model_config.yaml of model.nemo is no YAML: month must be in 1..12"),
         (b"a: [1", "is no YAML"),
         (b"- 1", "must be a YAML mapping, got list"),
         (b"\xff\xfe\xff", "is no YAML"),

@@ -94,3 +94,7 @@ def test_a_row_with_nothing_to_see_stays_finite() -> None:
 def test_heads_must_divide_the_dimension() -> None:
     with pytest.raises(ValueError, match="multiple of heads, got 6 and 4"):
         RelativeAttention(6, 4)
+    with pytest.raises(ValueError, match="multiple of heads, got 6 and 0"):
+        RelativeAttention(6, 0)
+    with pytest.raises(ValueError, match="dropout must be from 0 to 1, got nan"):
+        RelativeAttention(6, 3, float("nan"))

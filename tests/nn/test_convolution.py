@@ -84,3 +84,5 @@ def test_what_is_no_convolution_module_is_refused() -> None:
         ConvolutionModule(DIM, 5, norm="group_norm")
     with pytest.raises(ValueError, match="odd kernel, got 4"):
         ConvolutionModule(DIM, 4, causal=False)
+    with pytest.raises(ValueError, match="kernel must be at least 1, got 0"):
+        ConvolutionModule(DIM, 0)

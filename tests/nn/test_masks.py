@@ -53,6 +53,7 @@ def test_valid_entries_come_first() -> None:
         ((4, 2), "chunked_limited", r"divisible by right \+ 1, got \[4, 2\]"),
         ((-2, 0), "regular", r"-1 for no limit, got \[-2, 0\]"),
         ((0, -2), "chunked_limited", r"-1 for no limit, got \[0, -2\]"),
+        ((1 << 40, 0), "regular", r"up to 100000, -1 for no limit, got \[1099511627776, 0\]"),
         ((4, 1), "global", "one of regular, chunked_limited, got 'global'"),
     ],
 )

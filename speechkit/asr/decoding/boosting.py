@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from speechkit.errors import InputError
 from speechkit.text import WORD_START, Tokenizer, normalize
 
+LARGEST = 1000.0  # nats: what a booster sums up stays exact
+
 
 class _Trie:
     """Phrases token by token, and the failure arcs of Aho and Corasick (1975); node 0 is the root.
@@ -71,7 +73,7 @@ class PhraseBooster(nn.Module):
     Args:
         tokenizer: the model's.
         phrases: texts, or pairs of text and the factor on `weight`; normalised where the tokenizer needs it.
-        weight: gain per token in nats, at least 0. Around 2 for pieces, less for characters.
+        weight: gain per token in nats, from 0 to 1000. Around 2 for pieces, less for characters.
 
     Attributes:
         following: (nodes, vocab_size) int32, the node after a token.
@@ -85,9 +87,9 @@ class PhraseBooster(nn.Module):
     def __init__(self, tokenizer: Tokenizer, phrases: Sequence[str | tuple[str, float]], weight: float = 2.0) -> None:
         super().__init__()
         self.phrases = [(phrase, 1.0) if isinstance(phrase, str) else phrase for phrase in phrases]
-        lowest = min([weight, *(factor for _, factor in self.phrases)])
-        if lowest < 0:
-            raise InputError(f"the weights of boosted phrases should be at least 0, got {lowest:g}")
+        for value in (weight, *(number for _, factor in self.phrases for number in (factor, weight * factor))):
+            if not 0 <= value <= LARGEST:
+                raise InputError(f"the weight of a boosted phrase should be from 0 to {LARGEST:g} nats, got {value:g}")
         spaced = " " in tokenizer.pieces  # characters: words start after a token of their own
         self._trie = _Trie([piece == " " if spaced else piece.startswith(WORD_START) for piece in tokenizer.pieces])
         self.initial = self._trie.child(0, tokenizer.pieces.index(" "), 0.0) if spaced else 0

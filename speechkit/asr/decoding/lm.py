@@ -1,5 +1,6 @@
 """N-gram language models (KenLM, through flashlight-text) as scorers of a beam search."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from math import log
@@ -10,6 +11,7 @@ from speechkit.errors import InputError
 from speechkit.text import WORD_START, Tokenizer
 
 UNKNOWN = "<unk>"
+LARGEST = 1000.0  # weight and bonus: what a search sums up stays exact
 NATS = log(10.0)  # KenLM gives logarithms to base 10
 
 
@@ -26,7 +28,7 @@ class NgramScorer:
     Args:
         path: n-gram model, ARPA text or KenLM's binary format.
         tokenizer: of the recogniser.
-        weight: of the language model against the recogniser.
+        weight: of the language model against the recogniser, from -1000 to 1000 as the bonus.
         bonus: nats added for each word (token), against the language model's liking of few of them.
         unit: what the model's entries are: ``word``, counted when it is complete, or ``piece`` of the tokenizer.
         words: the model's vocabulary; needed for the binary format, which cannot be asked for it.
@@ -43,11 +45,16 @@ class NgramScorer:
     ) -> None:
         if unit not in ("word", "piece"):
             raise InputError(f"an n-gram model scores 'word' or 'piece' units, got {unit!r}")
+        if not all(abs(value) <= LARGEST for value in (weight, bonus)):
+            raise InputError(
+                f"the weight and the bonus of a language model should be from {-LARGEST:g} to {LARGEST:g}, "
+                f"got {weight:g} and {bonus:g}"
+            )
         self.tokenizer, self.weight, self.bonus, self.unit = tokenizer, weight, bonus, unit
         if unit == "piece":
             entries: Sequence[str] = tokenizer.pieces
         else:
-            entries = list(_arpa_words(Path(path))) if words is None else words
+            entries = list(_arpa_words(_file(path))) if words is None else words
         self._lm, self._index = load_kenlm(path, entries)
         self._unknown = self._index[UNKNOWN]
         self._starts = [piece == " " or piece.startswith(WORD_START) for piece in tokenizer.pieces]
@@ -80,11 +87,17 @@ class NgramScorer:
         return self.weight * NATS * float(log10) + self.bonus, context
 
 
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    with contextlib.suppress(OSError):  # of a name that is too long
+        if path.is_file():
+            return path
+    raise InputError(f"an n-gram language model was expected at {path}, but there is no such file")
+
+
 def load_kenlm(path: str | Path, entries: Sequence[str]) -> tuple[Any, dict[str, int]]:
     """flashlight's KenLM and the index of each entry, ``<unk>`` among them."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"an n-gram language model was expected at {path}, but there is no such file")
+    path = _file(path)
     try:
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import Dictionary
@@ -102,8 +115,6 @@ def load_kenlm(path: str | Path, entries: Sequence[str]) -> tuple[Any, dict[str,
 
 def _arpa_words(path: Path) -> Iterator[str]:
     """The unigrams of an ARPA file."""
-    if not path.is_file():
-        raise InputError(f"an n-gram language model was expected at {path}, but there is no such file")
     inside = False
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines):

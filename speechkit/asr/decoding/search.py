@@ -1,8 +1,9 @@
 """Which decoder goes with which of a recogniser's heads, greedy or with a beam."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from speechkit.asr.decoding.boosting import PhraseBooster
@@ -13,6 +14,42 @@ from speechkit.asr.decoding.rnnt_beam import RnntBeam
 from speechkit.asr.decoding.scoring import Scorer
 from speechkit.asr.model import Recognizer
 from speechkit.errors import InputError
+from speechkit.streaming.state import Chunk
+
+LARGEST_BEAM = 1000  # a step takes as many times the work of greedy decoding
+
+
+class Search(Protocol):
+    """A decoder that takes the steps of one utterance as they come."""
+
+    def init_state(self) -> Any: ...
+    def step(self, encoder: Tensor, state: Any) -> Any: ...
+    def nbest(self, state: Any, count: int = 1, final: bool = True) -> list[Hypothesis]: ...
+
+
+class GreedySearch:
+    """A greedy decoder as a search with one hypothesis."""
+
+    def __init__(self, greedy: CtcGreedy | RnntGreedy) -> None:
+        self.greedy = greedy
+
+    def init_state(self) -> tuple[Any, Hypothesis]:
+        """A stream that has not begun."""
+        return self.greedy.init_state(1), Hypothesis([], [], [], 0.0)
+
+    def step(self, encoder: Tensor, state: tuple[Any, Hypothesis]) -> tuple[Any, Hypothesis]:
+        """(steps, encoder_dim), any number of steps, and the state after them."""
+        inner, found = state
+        if not len(encoder):
+            return state
+        lengths = torch.tensor([len(encoder)], device=encoder.device)
+        x = Chunk(encoder[None], lengths, torch.zeros_like(lengths, dtype=torch.bool))
+        emitted, inner = self.greedy.step(x, inner)
+        return inner, found.extended(emitted.values[0, : int(emitted.lengths[0])])
+
+    def nbest(self, state: tuple[Any, Hypothesis], count: int = 1, final: bool = True) -> list[Hypothesis]:
+        """The hypothesis."""
+        return [state[1]]
 
 
 def make_greedy(model: Recognizer, decoder: str, booster: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
@@ -25,12 +62,23 @@ def make_greedy(model: Recognizer, decoder: str, booster: PhraseBooster | None =
 
 
 def make_beam(model: Recognizer, decoder: str, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> CtcBeam | RnntBeam:
-    """The search for a decoder, ``rnnt`` or ``ctc``, of a model that has it."""
+    """The search for a decoder, ``rnnt`` or ``ctc``, of a model that has it; errors as `check_beam`."""
+    check_beam(beam)
     if decoder == "rnnt" and model.predictor is not None and model.joiner is not None:
         return RnntBeam(model.predictor, model.joiner, beam, scorers=scorers)
     if decoder == "ctc" and model.ctc is not None:
         return CtcBeam(model.ctc, beam, scorers=scorers)
     raise no_decoder(model, decoder)
+
+
+def check_beam(beam: int) -> None:
+    """Refuses beams of no hypothesis, and such as no machine has the time for.
+
+    Raises:
+        InputError: the beam is not from 1 to 1000.
+    """
+    if not 1 <= beam <= LARGEST_BEAM:
+        raise InputError(f"a beam keeps from 1 to {LARGEST_BEAM} hypotheses, got {beam}")
 
 
 def no_decoder(model: Recognizer, decoder: str) -> InputError:

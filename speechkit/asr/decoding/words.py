@@ -1,7 +1,7 @@
 """Words with times and confidences from emitted tokens."""
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, floor, inf, isnan
 
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.text import WORD_START, Tokenizer
@@ -16,7 +16,7 @@ class Word:
     text: str
     start_s: float
     end_s: float
-    confidence: float  # geometric mean of the probabilities of its tokens, in (0, 1]
+    confidence: float  # geometric mean of the probabilities of its tokens, in [0, 1]; 0 where the model gave none (NaN)
 
 
 def words(
@@ -29,20 +29,26 @@ def words(
     """The words of a hypothesis.
 
     A decoder knows when it emitted a token, not how long the sound lasted: a word starts with the step of its first
-    token, and ends `tail_ms` after the step of its last one, earlier where the next word starts or the audio (of
-    `seconds`) ends.
+    token, and ends `tail_ms` after the step of its last one, earlier where the next word starts. Neither lies beyond
+    the end of the audio (of `seconds`), which the last step may do. Times are whole milliseconds.
     """
     groups = token_groups(hypothesis.tokens, tokenizer.pieces)
-    starts = [hypothesis.steps[group[0]] * step_ms / 1000 for group in groups] + [float("inf")]
+    last = inf if seconds is None else floor(1000 * seconds + 1e-6) / 1000
+    starts = [min(last, hypothesis.steps[group[0]] * step_ms / 1000) for group in groups] + [last]
     found = []
     for group, start, following in zip(groups, starts, starts[1:], strict=False):
         end = (hypothesis.steps[group[-1]] + 1) * step_ms / 1000 + tail_ms / 1000
-        end = max(start, min(end, following, float("inf") if seconds is None else seconds))
         text = " ".join(tokenizer.decode([hypothesis.tokens[i] for i in group]).split())  # " ⁇ " of <unk>
-        mean = sum(hypothesis.log_probs[i] for i in group) / len(group)
         if text:
-            found.append(Word(text, round(start, 3), round(end, 3), min(1.0, exp(mean))))
+            confidence = _confidence([hypothesis.log_probs[i] for i in group])
+            found.append(Word(text, round(start, 3), round(min(end, following), 3), confidence))
     return found
+
+
+def _confidence(log_probs: list[float]) -> float:
+    """Geometric mean of probabilities; rounding may bring one over 1."""
+    mean = sum(log_probs) / len(log_probs)
+    return 0.0 if isnan(mean) else exp(min(0.0, mean))
 
 
 def token_groups(tokens: list[int], pieces: list[str]) -> list[list[int]]:

@@ -1,0 +1,64 @@
+"""What a recogniser hears: files, samples and pieces of them, as checked pieces at the recogniser's rate."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from speechkit import audio
+from speechkit.errors import InputError
+
+LOUDEST = 1e6  # full scale is 1, and 32768 in files that hold 16-bit numbers as floats
+
+Audio = str | Path | np.ndarray | Tensor | Iterator[np.ndarray]
+
+
+class Pieces:
+    """Pieces (samples,) float32 at `rate` of whatever carries sound.
+
+    Args:
+        source: a file, samples in [-1, 1], or an iterator of pieces of them such as `audio.blocks`.
+        rate: of the pieces, Hz.
+        source_rate: of the samples that are given, Hz; `rate` where it is None. A file knows its own.
+
+    Attributes:
+        samples: how many have passed.
+    """
+
+    def __init__(self, source: Audio, rate: int, source_rate: int | None = None) -> None:
+        self.rate, self.samples = rate, 0
+        self._pieces = self._opened(source, source_rate or rate)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        piece = next(self._pieces)
+        self.samples += len(piece)
+        return piece
+
+    def _opened(self, source: Audio, rate: int) -> Iterator[np.ndarray]:
+        if isinstance(source, str | Path):
+            yield from (plausible(piece, str(source)) for piece in audio.blocks(source, self.rate))
+        elif isinstance(source, np.ndarray | Tensor):
+            samples = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+            wave = plausible(audio.prepare(samples, rate, self.rate))
+            yield from (wave[begin : begin + self.rate] for begin in range(0, len(wave), self.rate))
+        else:
+            resampler = audio.StreamResampler(rate, self.rate)
+            for piece in source:
+                yield resampler.push(plausible(audio.checked(piece)))
+            yield resampler.flush()
+
+
+def plausible(samples: np.ndarray, name: str = "the audio") -> np.ndarray:
+    """The samples, where they can be sound: numbers that are too large make the features infinite.
+
+    Raises:
+        InputError: one of them lies beyond a million times full scale.
+    """
+    peak = float(np.abs(samples).max()) if len(samples) else 0.0
+    if not peak <= LOUDEST:
+        raise InputError(f"{name} has samples as large as {peak:.3g}, where 1 is full scale: that is no sound")
+    return samples
