@@ -93,7 +93,7 @@ class SpeechDataset(Dataset[Item | Bad]):
     def preload(self, threads: int = 8) -> None:
         """Decode everything once into memory (16 bits a sample), which workers that are forked later share."""
         with ThreadPoolExecutor(threads) as pool:
-            waves = list(pool.map(self._decoded, range(len(self))))
+            waves = list(pool.map(self._decoded, range(len(self.utterances))))
         ends = np.cumsum([len(wave) for wave in waves]).tolist()
         self._borders = list(zip([0, *ends[:-1]], ends, strict=True))
         self._cache = np.concatenate([np.zeros(0, np.int16), *waves])

@@ -90,14 +90,18 @@ def test_the_cache_does_not_change_what_is_loaded(utterances: list[Utterance]) -
 
 
 def test_a_row_is_its_utterances_one_after_the_other(utterances: list[Utterance]) -> None:
-    dataset = SpeechDataset(utterances, RATE, encode, rows=[(0,), (3, 4, 5)])
+    dataset = SpeechDataset(utterances, RATE, encode, rows=[(0,), (3, 4, 5), (9, 10), (11,)] * 4)
     alone = [SpeechDataset(utterances, RATE, encode)[0, index] for index in (3, 4, 5)]
     row = dataset[0, 1]
     assert isinstance(row, Item)
     np.testing.assert_array_equal(row.wave, np.concatenate([item.wave for item in alone if isinstance(item, Item)]))
     assert (row.id, row.text) == ("u3+u4+u5", "ababab abababab ababababab")
     assert row.tokens == encode(row.text)
-    assert (len(dataset), dataset.seconds) == (2, [0.2, pytest.approx(0.35 + 0.4 + 0.45)])
+    dataset.preload()
+    cached = dataset[0, 1]
+    assert isinstance(cached, Item)
+    np.testing.assert_array_equal(row.wave, cached.wave)
+    assert (len(dataset), dataset.seconds[:2]) == (16, [0.2, pytest.approx(0.35 + 0.4 + 0.45)])
 
 
 def test_a_broken_file_takes_its_row_along_under_its_own_name(utterances: list[Utterance]) -> None:
