@@ -128,11 +128,13 @@ def train(config: DictConfig, out: Path) -> None:
     if not trainer.is_global_zero:
         return
     task.to(trainer.strategy.root_device).eval()
-    with stages("evaluation"):
-        scores = job.evaluate(task.model, data, [*data.valid, *data.test])
     release = out / "release"
     resolved: dict[str, Any] = OmegaConf.to_container(chosen, resolve=True)  # type: ignore[assignment]
-    job.release(release, {key: resolved[key] for key in RELEASED}, task.model, scores)
+    released = {key: resolved[key] for key in RELEASED}
+    job.release(release, released, task.model, [])  # an interrupted evaluation does not cost the model
+    with stages("evaluation"):
+        scores = job.evaluate(task.model, data, [*data.valid, *data.test])
+    job.release(release, released, task.model, scores)
     replace(out / "scores.json", json.dumps([score.as_dict() for score in scores], indent=1).encode())
     console.print(table(scores), stages.table())
     console.print(

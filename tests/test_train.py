@@ -345,6 +345,18 @@ def test_characters_that_do_not_fit_are_said_and_a_transducer_takes_them(run: Ru
     assert speechkit.load(out / "release").model.decoders == ["rnnt"]
 
 
+def test_an_interrupted_evaluation_does_not_cost_the_release(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RecognitionJob, "evaluate", interrupted)
+    run("trainer.max_steps=1", f"out={tmp_path}", code=130)
+    assert speechkit.load(tmp_path / "release").latencies_ms == [80.0, 0.0]
+    assert "| split |" not in (tmp_path / "release" / "README.md").read_text()
+
+
 def test_texts_that_a_given_tokenizer_cannot_spell_are_named(run: Run, tmp_path: Path) -> None:
     train_characters(["the price is"], tmp_path / "tokenizer")
     said = run(f"job.tokenizer={tmp_path / 'tokenizer'}", f"out={tmp_path / 'a'}", "data.max_bad=0.01", code=2)

@@ -130,15 +130,11 @@ class RecognitionJob:
         return scores
 
     def release(self, folder: Path, config: dict[str, Any], model: Recognizer, scores: Sequence[Score]) -> None:
-        """Writes the release folder that `speechkit.load` reads."""
-        rows = "\n".join(
-            f"| {s.split} | {s.decoder} | {s.mode} | {latency(s)} | {100 * s.wer:.1f} | {100 * s.cer:.1f} | {s.words} |"
-            for s in scores
-        )
-        card = (
-            f"# {config['name']}\n\nTrained by `python -m speechkit.train recipe={config['name']}`.\n\n"
-            "| split | decoder | mode | latency ms | WER % | CER % | words |\n|---|---|---|---|---|---|---|\n"
-            + rows
-            + "\n"
-        )
+        """Writes the release folder that `speechkit.load` reads; its card has a table where there are scores."""
+        card = f"# {config['name']}\n\nTrained by `python -m speechkit.train recipe={config['name']}`.\n"
+        if scores:
+            card += "\n| split | decoder | mode | latency ms | WER % | CER % | words |\n|---|---|---|---|---|---|---|\n"
+        for s in scores:
+            rates = f"{100 * s.wer:.1f} | {100 * s.cer:.1f}"
+            card += f"| {s.split} | {s.decoder} | {s.mode} | {latency(s)} | {rates} | {s.words} |\n"
         hub.save(folder, config, model, self.tokenizer, card, half=self.half)
