@@ -154,7 +154,7 @@ class SpeechDataModule(LightningDataModule):
         if buckets.left_out:
             log.warning(
                 "left out of training: %d of %d utterances, not %g to %g s long",
-                *(buckets.left_out, len(chosen), self.min_seconds, self.max_seconds),
+                *(buckets.left_out, len(dataset), self.min_seconds, self.max_seconds),
             )
         return SpeechLoader(dataset, buckets, self.workers, self.max_bad, self._trained)
 
