@@ -1,4 +1,4 @@
-"""Prints what is said while it is said: python -m demo.transcribe_stream FOLDER [FILE] [--latency-ms 80]."""
+"""Prints what is said while it is said: python -m demo.transcribe_stream [FILE] [--model FOLDER]."""
 
 import argparse
 import sys
@@ -56,8 +56,8 @@ def transcribe(model: Transcriber, blocks: Iterable[np.ndarray], latency_ms: flo
 def main(arguments: list[str] | None = None) -> int:
     """The command; 2 where something given cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m demo.transcribe_stream", description=__doc__)
-    parser.add_argument("model", help="a release folder, a published .nemo file or a hub id")
     parser.add_argument("file", nargs="?", help="an audio file of any rate; without it, the default microphone")
+    parser.add_argument("--model", help="a release folder, a published .nemo file or a hub id; the packaged one else")
     parser.add_argument("--latency-ms", type=float, help="how far the model may look ahead; 80 where it offers that")
     options = parser.parse_args(arguments)
     try:

@@ -11,7 +11,7 @@ import soxr
 
 from speechkit.errors import InputError
 from speechkit.files import replace
-from speechkit.reader import MAX_CHANNELS, Info, Reader, Source, check_rate, open_source
+from speechkit.reader import MAX_CHANNELS, Info, Reader, Source, check_peak, check_rate, open_source
 
 __all__ = [
     "SUFFIXES",
@@ -89,8 +89,8 @@ def read(
         max_seconds: longer audio is an error, found from the header or, where that is wrong, while reading.
 
     Raises:
-        InputError: missing, empty, without samples, truncated, damaged, not audio, NaN or Inf samples,
-            unsupported rate or channels, longer than `max_seconds`.
+        InputError: missing, empty, without samples, truncated, damaged, not audio, NaN or Inf samples or some beyond a
+            million times full scale, unsupported rate or channels, longer than `max_seconds`.
     """
     with open_source(source) as reader:
         own = reader.info.rate
@@ -111,8 +111,8 @@ def checked(samples: np.ndarray) -> np.ndarray:
     """Samples from a program -> (samples,) float32: int16 is scaled to [-1, 1), channels (last axis) are averaged.
 
     Raises:
-        InputError: NaN or Inf, more than two axes, over 64 channels (which are time, most likely), or numbers that are
-            neither float nor int16.
+        InputError: NaN or Inf, samples beyond a million times full scale, more than two axes, over 64 channels (which
+            are time, most likely), or numbers that are neither float nor int16.
     """
     samples = np.asarray(samples)
     if samples.dtype == np.int16:
@@ -127,6 +127,7 @@ def checked(samples: np.ndarray) -> np.ndarray:
     wave = samples.mean(axis=1) if samples.ndim == 2 else samples
     if not np.isfinite(wave).all():
         raise InputError("The samples contain NaN or Inf.")
+    check_peak(wave, "The audio")
     return np.ascontiguousarray(wave, np.float32)
 
 

@@ -3,7 +3,7 @@
 import os
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,14 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of weights of one model; what has no fractions, such as counts, is the first's."""
+    return {
+        key: torch.stack([state[key] for state in states]).mean(0) if value.is_floating_point() else value
+        for key, value in states[0].items()
+    }
+
+
 def averaged(trainer: Trainer, task: LightningModule, data: LightningDataModule) -> float | None:
     """Loads the average of the best checkpoints into the task, or the best one where that scores better.
 
@@ -151,11 +159,7 @@ def averaged(trainer: Trainer, task: LightningModule, data: LightningDataModule)
     if len(states) == 1:
         task.load_state_dict(states[0])
         return float(scores[paths[0]])
-    mean = {
-        key: torch.stack([state[key] for state in states]).mean(0) if value.is_floating_point() else value
-        for key, value in states[0].items()
-    }
-    task.load_state_dict(mean)
+    task.load_state_dict(mean(states))
     measured = trainer.validate(task, datamodule=data, verbose=False)[0][str(best.monitor)]
     if measured > float(scores[paths[0]]):
         task.load_state_dict(states[0])

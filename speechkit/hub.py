@@ -29,7 +29,7 @@ DEFAULT = Path(__file__).parent / "models" / "asr"  # the release folder that co
 
 
 def load(
-    path: str | Path,
+    path: str | Path | None = None,
     device: str | torch.device = "cpu",
     compat: str | None = None,
     length_rule: str | None = None,
@@ -37,7 +37,8 @@ def load(
     """A model ready for use, for recognition a `Transcriber`.
 
     Args:
-        path: a release folder, a file of others (NeMo's `.nemo`), or a hub id such as ``org/name``.
+        path: a release folder, a file of others (NeMo's `.nemo`), or a hub id such as ``org/name``; without it the
+            small English recogniser that comes with speechkit (`default`).
         device: where it runs.
         compat: ``reference`` streams with the reference implementation's arithmetic, its inexactness included.
         length_rule: how frames are counted, ``floor`` or ``floor+1``; without it, as the model was trained.
@@ -47,7 +48,7 @@ def load(
     """
     if compat not in (None, "reference"):
         raise InputError(f"compat must be 'reference' or nothing, got {compat!r}")
-    release = read(path, length_rule)
+    release = read(default() if path is None else path, length_rule)
     api = assemble(release, device)
     if compat is not None:
         if not hasattr(api.model, "compat"):
@@ -74,8 +75,13 @@ def read(path: str | Path, length_rule: str | None = None) -> Release:
     """What a path or hub id holds, not built yet; see `load`."""
     if length_rule not in (None, "floor", "floor+1"):
         raise InputError(f"length_rule must be 'floor' or 'floor+1', got {length_rule!r}")
-    found = Path(path).expanduser()
-    if not found.exists():
+    try:
+        found = Path(path).expanduser()
+        there = found.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, in the home of nobody, with a character NUL
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)[:60]!r} can be no model's name: {reason}") from None
+    if not there:
         found = pull(str(path))
     if found.is_file() and found.name in (CONFIG, WEIGHTS) and (found.parent / CONFIG).is_file():
         found = found.parent

@@ -20,6 +20,7 @@ RATES = (4_000, 384_000)  # Hz
 MAX_CHANNELS = 64
 UNKNOWN = 1 << 48  # libsndfile gives the largest integer where the length is not known
 BLOCK = 1 << 16  # samples decoded at a time, all channels
+LOUDEST = 1e6  # full scale is 1, and 32768 in files that hold 16-bit numbers as floats
 
 
 class Info(NamedTuple):
@@ -78,6 +79,7 @@ class Reader:
             mono = piece[:, 0] if piece.shape[1] == 1 else piece.mean(axis=1, dtype=np.float32)
             if not np.isfinite(mono).all():
                 raise InputError(f"{self.name} contains NaN or Inf samples near {got / self.info.rate:.2f} s.")
+            check_peak(mono, self.name)
             got += len(piece)
             yield mono
         promised = self._left if want is None else want
@@ -93,6 +95,13 @@ def check_rate(rate: int, name: str) -> None:
     """Refuse sample rates that no recording has."""
     if not RATES[0] <= rate <= RATES[1]:
         raise InputError(f"{name} has a sample rate of {rate} Hz; {RATES[0]} to {RATES[1]} Hz are supported.")
+
+
+def check_peak(samples: np.ndarray, name: str) -> None:
+    """Refuse numbers that are no sound, and so large that features of them become infinite."""
+    peak = float(np.abs(samples).max()) if len(samples) else 0.0
+    if peak > LOUDEST:
+        raise InputError(f"{name} has samples as large as {peak:.3g}, where 1 is full scale: that is no sound.")
 
 
 @contextlib.contextmanager

@@ -124,7 +124,6 @@ def test_silence_is_an_empty_text(run: Run, tmp_path: Path, kind: str, expected:
     assert run(tmp_path / "silence.wav", *mode)[0] == 0  # a model that hears voices there does not fall over
 
 
-@pytest.mark.skipif(not hub.DEFAULT.is_dir(), reason="no model comes with this checkout")
 def test_the_packaged_model_hears_nothing_in_silence(run: Run, tmp_path: Path) -> None:
     audio.write(tmp_path / "silence.wav", np.zeros(3 * RATE))
     for mode in ([], ["--stream"]):

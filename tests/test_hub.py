@@ -65,6 +65,12 @@ def test_what_is_saved_comes_back(folder: Path, model: Recognizer) -> None:
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["release"]
 
 
+@pytest.mark.parametrize("name", ["~no-such-user/a", "x" * 5000])
+def test_what_can_be_no_name_is_refused_in_a_sentence(name: str) -> None:
+    with pytest.raises(InputError, match="can be no model's name"):
+        speechkit.load(name)
+
+
 @pytest.mark.parametrize("name", [".", "config.yaml", "model.safetensors"])
 def test_a_release_is_named_by_its_folder_or_a_file_in_it(folder: Path, name: str) -> None:
     assert speechkit.load(str(folder / name)).tokenizer.pieces == SYMBOLS
@@ -146,6 +152,7 @@ NAN, INF = float("nan"), float("inf")
         ("encoder.layers", 10**30, "layers is a whole number"),
         ("encoder.layers", -1, "1 to 1000 layers, got -1"),
         ("encoder.bias", "no", "needs bias to be bool, got 'no'"),
+        ("ctc.vocab_size", 0, "encoder_dim and vocab_size must be at least 1, got"),
         ("ctc.vocab_size", INF, "needs vocab_size to be int, got inf"),
         ("ctc", {"_target_": "speechkit.features.LogMel"}, "needs ctc to be .*CtcHead | None, got LogMel"),
     ],

@@ -335,6 +335,14 @@ def test_fine_tuning_begins_with_the_model_given(run: Run, whole: tuple[Path, st
     assert configs[0]["model"] == configs[1]["model"]
 
 
+def test_a_release_does_not_say_where_its_tokenizer_lay(run: Run, whole: tuple[Path, str, str], tmp_path: Path) -> None:
+    run(f"job.tokenizer={whole[0] / 'tokenizer'}", f"out={tmp_path / 'a'}", "trainer.max_steps=1")
+    text = (tmp_path / "a" / "release" / "config.yaml").read_text()
+    assert str(whole[0].parent) not in text
+    assert "tokenizer:" not in text
+    assert speechkit.load(tmp_path / "a" / "release").tokenizer.vocab_size == 60
+
+
 def test_characters_that_do_not_fit_are_said_and_a_transducer_takes_them(run: Run, tmp_path: Path) -> None:
     said = run("job.tokenizer=characters", "job.max_misfits=0.01", f"out={tmp_path / 'a'}", code=2)
     assert "have more tokens than the encoder has steps" in said

@@ -10,6 +10,8 @@ class CtcHead(nn.Module):
 
     def __init__(self, encoder_dim: int, vocab_size: int) -> None:
         super().__init__()
+        if min(encoder_dim, vocab_size) < 1:
+            raise ValueError(f"encoder_dim and vocab_size must be at least 1, got {(encoder_dim, vocab_size)}")
         self.blank = vocab_size
         self.out = nn.Linear(encoder_dim, vocab_size + 1)
         nn.init.xavier_uniform_(self.out.weight)

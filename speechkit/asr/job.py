@@ -137,4 +137,6 @@ class RecognitionJob:
         for s in scores:
             rates = f"{100 * s.wer:.1f} | {100 * s.cer:.1f}"
             card += f"| {s.split} | {s.decoder} | {s.mode} | {latency(s)} | {rates} | {s.words} |\n"
+        job = {key: value for key, value in config.get("job", {}).items() if key != "tokenizer"}
+        config = {**config, "job": job}  # what the tokenizer is lies in the release; where it lay is of one machine
         hub.save(folder, config, model, self.tokenizer, card, half=self.half)

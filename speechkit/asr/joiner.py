@@ -11,6 +11,9 @@ class Joiner(nn.Module):
 
     def __init__(self, encoder_dim: int, predictor_dim: int, dim: int, vocab_size: int, dropout: float = 0.2) -> None:
         super().__init__()
+        if min(encoder_dim, predictor_dim, dim, vocab_size) < 1:
+            sizes = encoder_dim, predictor_dim, dim, vocab_size
+            raise ValueError(f"encoder_dim, predictor_dim, dim and vocab_size must be at least 1, got {sizes}")
         self.encoder = nn.Linear(encoder_dim, dim)
         self.predictor = nn.Linear(predictor_dim, dim)
         self.dropout = nn.Dropout(dropout)

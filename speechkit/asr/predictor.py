@@ -20,6 +20,8 @@ class Predictor(nn.Module):
         super().__init__()
         if not 1 <= layers <= 100:
             raise ValueError(f"a predictor has 1 to 100 layers, got {layers}")
+        if min(vocab_size, dim) < 1:
+            raise ValueError(f"vocab_size and dim must be at least 1, got {(vocab_size, dim)}")
         self.blank, self.dim, self.layers = vocab_size, dim, layers
         self.embedding = nn.Embedding(vocab_size + 1, dim, padding_idx=vocab_size)
         self.lstm = nn.LSTM(dim, dim, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)

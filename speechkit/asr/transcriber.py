@@ -117,8 +117,7 @@ class Transcriber:
             scorers: what else counts in a search, such as `NgramScorer`; needs a beam.
 
         Raises:
-            InputError: the model cannot do what an option asks for, or audio that cannot be used: see `audio.blocks`,
-                and `pieces.plausible` for samples beyond a million times full scale.
+            InputError: the model cannot do what an option asks for, or audio that cannot be used: see `audio.blocks`.
         """
         search = self.search(decoder, beam, self.booster(hotwords, hotword_weight), scorers)
         if not 1 <= nbest <= beam:

@@ -13,7 +13,6 @@ from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.words import Word, words
 from speechkit.asr.model import Recognizer
-from speechkit.asr.pieces import plausible
 from speechkit.asr.transcript import Transcript, plain, transcript
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.stream import Stream
@@ -71,11 +70,11 @@ class TranscriptStream:
         """(samples,) float in [-1, 1], any number of them; returns itself, with `text` and `words` up to date.
 
         Raises:
-            InputError: as `audio.checked` and `pieces.plausible`.
+            InputError: as `audio.checked`.
         """
         if self._over:
             raise ValueError("this stream was finished: begin another one")
-        self._take(self._resampler.push(plausible(audio.checked(samples))))
+        self._take(self._resampler.push(audio.checked(samples)))
         return self
 
     @torch.inference_mode()

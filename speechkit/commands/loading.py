@@ -18,13 +18,6 @@ def recogniser(name: str | Path | None, device: str = "cpu") -> Transcriber:
         InputError: there is no such device, the model cannot be used, or it is no recogniser.
     """
     device = checked_device(device)
-    name = hub.default() if name is None else name
-    try:
-        Path(name).expanduser().exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, in the home of nobody, with a character NUL
-        raise InputError(
-            f"{str(name)[:60]!r} can be no model's name: {getattr(error, 'strerror', None) or error}"
-        ) from None
     found = hub.load(name, device)
     if not isinstance(found, Transcriber):
         raise InputError(f"{name} is no model for recognition but a {type(found).__name__}")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from speechkit.asr.pieces import plausible
 from speechkit.asr.transcriber import WINDOW_SECONDS, Transcriber, Transcript
 from speechkit.commands.formats import Format, make
 from speechkit.commands.progress import progress
@@ -69,7 +68,7 @@ class Transcribing:
         try:
             with progress(recording.path, shown) as passed:
                 pieces = recording.blocks(rate, BLOCK_S if self.stream else 1.0, self.raw_rate)
-                blocks = passed((plausible(piece, recording.name) for piece in pieces), rate)
+                blocks = passed(pieces, rate)
                 if self.stream:
                     told, result = self._live(blocks, sink)
                 else:

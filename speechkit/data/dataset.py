@@ -49,7 +49,8 @@ class SpeechDataset(Dataset[Item | Bad]):
         self.seed, self.substitute = seed, substitute
         self.rows = [(index,) for index in range(len(self.utterances))] if rows is None else list(rows)
         self._cache: np.ndarray | None = None  # (all samples,) int16
-        self._borders: list[tuple[int, int]] = []
+        self._borders: dict[int, tuple[int, int]] = {}  # of utterances in the cache
+        self._kept_as: list[int] = []  # of each utterance, the one whose audio is its own too
         self._reasons: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -91,11 +92,17 @@ class SpeechDataset(Dataset[Item | Bad]):
         return items
 
     def preload(self, threads: int = 8) -> None:
-        """Decode everything once into memory (16 bits a sample), which workers that are forked later share."""
+        """Decode everything into memory (16 bits a sample), which workers that are forked later share.
+
+        What is listed several times, to be heard more often, is decoded and kept once.
+        """
+        recordings = [(utterance.path, utterance.start, utterance.seconds) for utterance in self.utterances]
+        chosen = dict(zip(recordings, range(len(recordings)), strict=True))
         with ThreadPoolExecutor(threads) as pool:
-            waves = list(pool.map(self._decoded, range(len(self.utterances))))
+            waves = list(pool.map(self._decoded, chosen.values()))
         ends = np.cumsum([len(wave) for wave in waves]).tolist()
-        self._borders = list(zip([0, *ends[:-1]], ends, strict=True))
+        self._borders = dict(zip(chosen.values(), zip([0, *ends[:-1]], ends, strict=True), strict=True))
+        self._kept_as = [chosen[recording] for recording in recordings]
         self._cache = np.concatenate([np.zeros(0, np.int16), *waves])
         log.info("cached %.2f h of audio in %.0f MB", len(self._cache) / self.rate / 3600, self._cache.nbytes / 1e6)
 
@@ -110,6 +117,7 @@ class SpeechDataset(Dataset[Item | Bad]):
     def _wave(self, index: int) -> np.ndarray:
         if self._cache is None:
             return self.utterances[index].wave(self.rate)
+        index = self._kept_as[index]
         if index in self._reasons:
             raise InputError(self._reasons[index])
         begin, end = self._borders[index]

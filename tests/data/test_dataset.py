@@ -89,6 +89,19 @@ def test_the_cache_does_not_change_what_is_loaded(utterances: list[Utterance]) -
     assert same(list(loader(utterances)), list(loader(utterances, cache=True)))
 
 
+def test_what_is_listed_twice_is_decoded_once(utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    wave = Utterance.wave
+    monkeypatch.setattr(Utterance, "wave", lambda self, rate: (heard.append(self.id), wave(self, rate))[1])
+    dataset = SpeechDataset([*utterances, *utterances], RATE, encode)
+    dataset.preload()
+    assert sorted(heard) == sorted(utterance.id for utterance in utterances)
+    once, again = dataset[0, 2], dataset[0, 2 + len(utterances)]
+    assert isinstance(once, Item)
+    assert isinstance(again, Item)
+    np.testing.assert_array_equal(once.wave, again.wave)
+
+
 def test_a_row_is_its_utterances_one_after_the_other(utterances: list[Utterance]) -> None:
     dataset = SpeechDataset(utterances, RATE, encode, rows=[(0,), (3, 4, 5), (9, 10), (11,)] * 4)
     alone = [SpeechDataset(utterances, RATE, encode)[0, index] for index in (3, 4, 5)]

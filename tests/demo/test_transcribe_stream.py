@@ -51,7 +51,7 @@ def test_the_printed_text_is_that_of_the_whole_file(
 ) -> None:
     whole = speechkit.load(release).transcribe(speech, latency_ms=80).text
     assert whole
-    assert main([release, speech, "--latency-ms", "80"]) == 0
+    assert main([speech, "--model", release, "--latency-ms", "80"]) == 0
     assert capsys.readouterr().out.strip() == whole
 
 
@@ -59,8 +59,8 @@ def test_the_printed_text_is_that_of_the_whole_file(
 def test_what_is_not_there_is_said_in_a_sentence(
     missing: str, release: str, speech: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["./nothing", speech] if missing == "model" else [release, "./nothing.wav"]
-    assert main(arguments) == 2
+    model, file = ("./nothing", speech) if missing == "model" else (release, "./nothing.wav")
+    assert main([file, "--model", model]) == 2
     assert "nothing" in capsys.readouterr().err
 
 
@@ -68,7 +68,7 @@ def test_a_microphone_that_is_not_there_is_said_in_a_sentence(
     release: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    assert main([release]) == 2
+    assert main(["--model", release]) == 2
     assert "mic" in capsys.readouterr().err
 
 
@@ -95,5 +95,5 @@ def test_the_microphone_is_heard_until_ctrl_c(
     device.InputStream = InputStream  # type: ignore[attr-defined]
     device.PortAudioError = OSError  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sounddevice", device)
-    assert main([release]) == 0
+    assert main(["--model", release]) == 0
     assert capsys.readouterr().out.strip() == speechkit.load(release).transcribe(speech).text
