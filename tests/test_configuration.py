@@ -44,6 +44,18 @@ def test_without_a_corpus_the_mini_block_applies_and_is_printed(
     assert any(re.fullmatch(r"\s+max_steps: \d+", line) for line in notes)
 
 
+@pytest.mark.parametrize("recipe", options("recipe"))
+@pytest.mark.parametrize("words", [[], ["data=mini"]])
+def test_every_recipe_runs_on_the_embedded_corpus(
+    composed: Callable[..., tuple[DictConfig, list[str]]], recipe: str, words: list[str]
+) -> None:
+    config, notes = composed(*words, recipe=recipe)
+    assert notes[0].startswith("no data.root given")
+    assert config.data.train == ["train-mini"]
+    assert config.data.test == ["test-mini", "test-mini-noisy", "test-mini-long"]
+    assert config.model.encoder.layers == config.mini.model.encoder.layers
+
+
 def test_with_a_corpus_it_does_not(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
     config, notes = composed("data.root=/corpus")
     assert notes == []

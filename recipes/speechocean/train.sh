@@ -7,7 +7,7 @@
 set -euo pipefail
 corpus=$(realpath "$1") noise=$(realpath "$2") out=$3
 python=${PYTHON:-python} minutes=${MINUTES:-3060} easy_minutes=${EASY_MINUTES:-900}
-common=(recipe=speechocean_conformer "job.tokenizer=$out/tokenizer" job.max_misfits=0.2 optim.optimizer.fused=true)
+common=(recipe=speechocean_conformer "job.tokenizer=$out/tokenizer" optim.optimizer.fused=true)
 
 mkdir -p "$out"
 [ -e "$out/texts.txt" ] || "$python" -m recipes.speechocean.texts "$out/texts.txt" "$corpus/train-l2" \
@@ -33,9 +33,9 @@ train() { # NAME START TIMES OPTION...: the real speech so many times beside the
 
 # 2. All of it.   3. More of the real speech, from the middle of 2, where the loss on dev-l2 was lowest.
 middle=${MIDDLE:-5000}
-train all "$out/easy/release" 8 optim.optimizer.lr=1.2e-3 optim.scheduler.warmup=1000 seed=2 \
+train all "$out/easy/release" 8 seed=2 \
     callbacks.last.every_n_train_steps="$middle" callbacks.last.save_top_k=-1 'callbacks.last.filename="at{step}"' \
-    trainer.max_steps="${STEPS:-10000}" "${@:4}"
+    ${STEPS:+trainer.max_steps="$STEPS"} "${@:4}"
 "$python" -m recipes.speechocean.average "$out/all/release" "$out/middle" "$out/all/checkpoints/atstep=$middle.ckpt"
 train more "$out/middle" 16 optim.optimizer.lr=9e-4 optim.scheduler.warmup=100 seed=3 data.cache=false \
     trainer.max_steps="${MORE_STEPS:-4800}" trainer.val_check_interval=400 "${@:4}"

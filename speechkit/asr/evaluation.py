@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from speechkit.asr.conformer import Context
-from speechkit.asr.decoding.search import beam_search, check_beam, no_decoder
+from speechkit.asr.decoding.search import check_beam, make_beam, no_decoder
 from speechkit.asr.latency import Delay, Emission, delays_ms, summary
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
@@ -89,8 +89,8 @@ class Encoded:
 
     def beam(self, decoder: str, beam: int) -> list[list[Emission]]:
         """(token, step) of the best hypothesis of every wave."""
-        model = self.transcriber.model
-        best = [beam_search(model, decoder, steps, beam)[0] for steps in self.steps]
+        search = make_beam(self.transcriber.model, decoder, beam)
+        best = [search(steps, beam)[0] for steps in self.steps]
         return [list(zip(hypothesis.tokens, hypothesis.steps, strict=True)) for hypothesis in best]
 
 

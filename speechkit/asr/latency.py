@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jiwer
@@ -36,10 +36,6 @@ class Delay:
     p50: float
     p90: float
     words: int
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
-        return asdict(self)
 
 
 def summary(delays_ms: Sequence[float]) -> Delay | None:

@@ -12,6 +12,7 @@ from speechkit.asr.joiner import Joiner
 from speechkit.asr.nemo_stream import NemoStream
 from speechkit.asr.predictor import Predictor
 from speechkit.asr.transducer import transducer_loss
+from speechkit.errors import InputError
 from speechkit.features import LogMel
 from speechkit.streaming.chain import Chain
 
@@ -81,12 +82,16 @@ class Recognizer(nn.Module):
         return context[1] * self.step_ms * reach
 
     def context_at(self, latency_ms: float) -> Context:
-        """The trained context of the longest look-ahead that is not over `latency_ms`."""
+        """The trained context of the longest look-ahead that is not over `latency_ms`.
+
+        Raises:
+            InputError: there is none.
+        """
         offers = {self.latency_ms(context): context for context in self.contexts if context[1] >= 0}
         fitting = [latency for latency in offers if latency <= latency_ms]
         if not fitting:
             known = ", ".join(f"{latency:g}" for latency in sorted(offers)) or "none (full context)"
-            raise ValueError(f"no context of this model has a look-ahead of at most {latency_ms:g} ms; it has {known}")
+            raise InputError(f"no context of this model has a look-ahead of at most {latency_ms:g} ms; it has {known}")
         return offers[max(fitting)]
 
     def encode(self, wave: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:

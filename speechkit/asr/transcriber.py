@@ -53,12 +53,7 @@ class Transcriber:
 
     def context(self, latency_ms: float | None) -> Context:
         """The context of the longest look-ahead that is not over `latency_ms`; without one, the model's first."""
-        if latency_ms is None:
-            return self.model.contexts[0]
-        try:
-            return self.model.context_at(latency_ms)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        return self.model.contexts[0] if latency_ms is None else self.model.context_at(latency_ms)
 
     def greedy(self, decoder: str | None = None, hotwords: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
         """A greedy decoder: ``rnnt`` or ``ctc``; without a name the first that the model has."""

@@ -14,6 +14,7 @@ from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.words import Word, words
 from speechkit.asr.model import Recognizer
 from speechkit.asr.transcript import Transcript, plain, transcript
+from speechkit.errors import InputError
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.stream import Stream
 from speechkit.text import WORD_START, Tokenizer
@@ -22,9 +23,12 @@ from speechkit.text import WORD_START, Tokenizer
 class TranscriptStream:
     """Audio in, text out as it becomes known; greedy, so what was said is never taken back.
 
+    `segment` ends a segment and begins another, which may have another look-ahead. Texts and words are those of the
+    segment; times are counted from the beginning of the stream.
+
     Args:
         model, tokenizer: the recogniser.
-        context: its look-ahead, fixed for the stream.
+        context: look-ahead of the first segment.
         greedy: decoder of one of its heads.
         rate: of what is pushed, Hz.
 
@@ -35,14 +39,20 @@ class TranscriptStream:
     def __init__(
         self, model: Recognizer, tokenizer: Tokenizer, context: Context, greedy: CtcGreedy | RnntGreedy, rate: int
     ) -> None:
-        self.model, self.tokenizer, self.context = model, tokenizer, context
-        self.settled: list[Word] = []
-        self._stream = Stream(Chain(*model.streaming(context).modules, greedy))
+        self.model, self.tokenizer, self._greedy = model, tokenizer, greedy
         self._resampler = audio.StreamResampler(rate, model.front.sample_rate)
-        self._found = Hypothesis([], [], [], 0.0)  # its lists grow in place: a copy a chunk adds up over hours
-        self._begin = 0  # where the tokens of the open word begin
         self._samples = 0
         self._over = False
+        self._enter(context)
+
+    def _enter(self, context: Context) -> None:
+        """Begins a segment, of which the model knows nothing yet."""
+        self.context = context
+        self.settled: list[Word] = []
+        self._stream = Stream(Chain(self.model.streaming(context), self._greedy))
+        self._found = Hypothesis([], [], [], 0.0)  # its lists grow in place: a copy a chunk adds up over hours
+        self._begin = 0  # where the tokens of the open word begin
+        self._border = self._samples  # where the segment begins
 
     @property
     def open(self) -> str:
@@ -62,8 +72,7 @@ class TranscriptStream:
     @property
     def words(self) -> list[Word]:
         """The words so far; the last may still grow."""
-        part = self._part(self._begin, None)
-        return self.settled + words(part, self.tokenizer, self.model.step_ms, seconds=self.seconds)
+        return self.settled + self._words(self._begin, None)
 
     @torch.inference_mode()
     def push(self, samples: np.ndarray) -> "TranscriptStream":
@@ -82,10 +91,51 @@ class TranscriptStream:
         """Ends the stream: everything that was held back is decoded."""
         if not self._over:
             self._over = True
-            self._take(self._resampler.flush())
-            self._append(self._stream.flush())
+            self._close()
+        return self._transcript()
+
+    @torch.inference_mode()
+    def segment(self, latency_ms: float | None = None) -> Transcript:
+        """Ends a segment as `finish` does and begins the next one: what was said since the last border.
+
+        Args:
+            latency_ms: look-ahead of the next segment, as in `Transcriber.stream`; None is the one so far.
+
+        Raises:
+            InputError: the model has no such look-ahead.
+        """
+        if self._over:
+            raise ValueError("this stream was finished: begin another one")
+        context = self.context if latency_ms is None else self.model.context_at(latency_ms)
+        if min(context) < 0:
+            raise InputError(f"the model's context {list(context)} is not limited: it cannot stream")
+        self._close()
+        said = self._transcript()
+        self._enter(context)
+        return said
+
+    def _close(self) -> None:
+        self._take(self._resampler.flush())
+        self._append(self._stream.flush())
+
+    def _transcript(self) -> Transcript:
         found = replace(self._found, score=sum(self._found.log_probs))
-        return transcript([found], self.tokenizer, self.model.step_ms, self.seconds)
+        said = transcript([found], self.tokenizer, self.model.step_ms, self._heard)
+        return replace(said, words=[self._shifted(word) for word in said.words])
+
+    @property
+    def _heard(self) -> float:
+        """Seconds of the segment."""
+        return (self._samples - self._border) / self.model.front.sample_rate
+
+    def _words(self, begin: int, end: int | None) -> list[Word]:
+        found = words(self._part(begin, end), self.tokenizer, self.model.step_ms, seconds=self._heard)
+        return [self._shifted(word) for word in found]
+
+    def _shifted(self, word: Word) -> Word:
+        """With times from the beginning of the stream."""
+        start = self._border / self.model.front.sample_rate
+        return replace(word, start_s=round(start + word.start_s, 3), end_s=round(start + word.end_s, 3))
 
     def _take(self, samples: np.ndarray) -> None:
         self._samples += len(samples)
@@ -106,9 +156,10 @@ class TranscriptStream:
         begin = self._last_word()
         if begin == self._begin:
             return
-        complete = words(self._part(self._begin, begin), self.tokenizer, self.model.step_ms, seconds=self.seconds)
+        complete = self._words(self._begin, begin)
         if complete:
-            following = max(complete[-1].start_s, round(self._found.steps[begin] * self.model.step_ms / 1000, 3))
+            next_s = self._border / self.model.front.sample_rate + self._found.steps[begin] * self.model.step_ms / 1000
+            following = max(complete[-1].start_s, round(next_s, 3))
             complete[-1] = replace(complete[-1], end_s=min(complete[-1].end_s, following))
         self.settled += complete
         self._begin = begin

@@ -107,7 +107,7 @@ def measure(part: str, transcriber: Transcriber, context: Context, seconds: floa
     """Costs of a part at one context, over so many seconds of audio and `FEWEST_CALLS` at least."""
     model = transcriber.model
     encoder = model.encoder.at(context)
-    chain = encoder if part == "encoder" else Chain(model.front, *encoder.modules, transcriber.greedy())
+    chain = encoder if part == "encoder" else Chain(model.front, encoder, transcriber.greedy())
     torch.manual_seed(0)
     dim = model.front.n_mels if part == "encoder" else 1
     call = chunk_calls(chain, torch.randn(batch, chain.chunk, dim) * (1.0 if part == "encoder" else 0.1))

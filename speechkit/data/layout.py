@@ -8,11 +8,11 @@ from typing import Any
 
 from speechkit import audio
 from speechkit.data.table import read_lines, read_manifest, read_rows, write_manifest
-from speechkit.data.utterance import MAX_BAD, Utterance, probed
+from speechkit.data.utterance import MAX_BAD, Usable, Utterance, probed
 from speechkit.errors import InputError
 
 
-def from_librispeech(root: str | os.PathLike[str], split: str, max_bad: float = MAX_BAD) -> list[Utterance]:
+def from_librispeech(root: str | os.PathLike[str], split: str, max_bad: float = MAX_BAD) -> Usable:
     """SPLIT/SPEAKER/CHAPTER with one `*.trans.txt` ("ID TEXT" per line) and ID.flac, .wav, .ogg, .opus or .mp3.
 
     Raises:
@@ -28,7 +28,7 @@ def from_librispeech(root: str | os.PathLike[str], split: str, max_bad: float = 
     return probed(found).within(max_bad, str(root / split))
 
 
-def from_ljspeech(root: str | os.PathLike[str], max_bad: float = MAX_BAD) -> list[Utterance]:
+def from_ljspeech(root: str | os.PathLike[str], max_bad: float = MAX_BAD) -> Usable:
     """`metadata.csv` ("ID|text|normalised text" per line) beside `wavs/ID.wav` (or .flac, .ogg, .opus, .mp3).
 
     Raises:
@@ -46,9 +46,7 @@ def from_ljspeech(root: str | os.PathLike[str], max_bad: float = MAX_BAD) -> lis
     return probed(found).within(max_bad, str(root))
 
 
-def from_lhotse_shar(
-    folder: str | os.PathLike[str], out: str | os.PathLike[str], max_bad: float = MAX_BAD
-) -> list[Utterance]:
+def from_lhotse_shar(folder: str | os.PathLike[str], out: str | os.PathLike[str], max_bad: float = MAX_BAD) -> Usable:
     """Unpack a Lhotse Shar folder to FLAC files and a manifest in `out`; a folder unpacked before is taken as it is.
 
     Raises:

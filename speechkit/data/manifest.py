@@ -5,11 +5,10 @@ from pathlib import Path
 
 from speechkit.data.layout import from_lhotse_shar, from_librispeech, from_ljspeech, nearest
 from speechkit.data.table import from_folder, read_manifest, write_manifest
-from speechkit.data.utterance import MAX_BAD, Utterance
+from speechkit.data.utterance import MAX_BAD, Usable
 from speechkit.errors import InputError
 
 __all__ = [
-    "Utterance",
     "find",
     "from_folder",
     "from_lhotse_shar",
@@ -22,7 +21,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-def find(name: str, root: Path | None, cache_dir: Path, max_bad: float = MAX_BAD) -> list[Utterance]:
+def find(name: str, root: Path | None, cache_dir: Path, max_bad: float = MAX_BAD) -> Usable:
     """What a user names in `data.train`: a split of `root`, a table (.jsonl, .tsv), or a folder of a known layout.
 
     A split of `root` comes from ROOT/manifests/SPLIT.jsonl where that is, else from LibriSpeech's layout. A folder

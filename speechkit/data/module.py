@@ -15,26 +15,11 @@ from speechkit.data.concatenation import Row, rows
 from speechkit.data.dataset import SpeechDataset, Transform
 from speechkit.data.loader import SpeechLoader
 from speechkit.data.manifest import find
-from speechkit.data.utterance import MAX_BAD, Report, Utterance, normalized
+from speechkit.data.utterance import MAX_BAD, Report, Usable, Utterance, normalized
 from speechkit.errors import InputError
 from speechkit.text import Tokenizer
 
 log = logging.getLogger(__name__)
-SKIPPED = "skipped: "  # begins a warning about an utterance that cannot be used
-
-
-class Skipped(logging.Handler):
-    """Keeps the sentences about utterances that cannot be used."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.sentences: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Takes the warnings that say so."""
-        sentence = record.getMessage()
-        if sentence.startswith(SKIPPED):
-            self.sentences.append(sentence.removeprefix(SKIPPED))
 
 
 class SpeechDataModule(LightningDataModule):
@@ -97,7 +82,7 @@ class SpeechDataModule(LightningDataModule):
         self.cache_dir = mini.default_cache() if cache_dir is None else Path(cache_dir).expanduser()
         self.mini_minutes = mini_minutes
         self.tokenizer: Tokenizer | None = None
-        self._splits: dict[str, list[Utterance]] = {}
+        self._splits: dict[str, Usable] = {}
         self._excluded: frozenset[str] = frozenset()
 
     def prepare_data(self) -> None:
@@ -119,19 +104,16 @@ class SpeechDataModule(LightningDataModule):
         Raises:
             InputError: there is no such split, or more of it than `max_bad` cannot be used.
         """
-        handler, logger = Skipped(), logging.getLogger("speechkit.data")
-        logger.addHandler(handler)
-        try:
-            report, waves = Report([], []), []
-            for utterance in self.utterances([split])[:limit]:
-                try:
-                    waves.append(from_numpy(utterance.wave(self.rate)))
-                    report.good.append(utterance)
-                except InputError as error:
-                    report.bad.append(str(error))
-            return report.within(self.max_bad, split), waves, handler.sentences
-        finally:
-            logger.removeHandler(handler)
+        checked = self._split(split)
+        report, waves = Report([], []), []
+        for utterance in checked[:limit]:
+            try:
+                waves.append(from_numpy(utterance.wave(self.rate)))
+                report.good.append(utterance)
+            except InputError as error:
+                report.bad.append(str(error))
+        heard = report.within(self.max_bad, split)
+        return heard, waves, [*checked.bad, *heard.bad]
 
     def texts(self, splits: Sequence[str]) -> list[str]:
         """All transcripts of the splits, to train a tokenizer on."""
@@ -211,11 +193,14 @@ class SpeechDataModule(LightningDataModule):
             return None
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
 
-    def _split(self, name: str) -> list[Utterance]:
+    def _split(self, name: str) -> Usable:
         if name not in self._splits:
             root = self._mini_root() if self._embedded(name) else self.root
             found = find(name, root, self.cache_dir, self.max_bad)
-            self._splits[name] = normalized(found).within(self.max_bad, name) if self.normalize else found
+            if self.normalize:
+                clean = normalized(found).within(self.max_bad, name)
+                found = Usable(clean, [*found.bad, *clean.bad])
+            self._splits[name] = found
         return self._splits[name]
 
     def _embedded(self, name: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from speechkit.data.utterance import MAX_BAD, Utterance, probed
+from speechkit.data.utterance import MAX_BAD, Usable, Utterance, probed
 from speechkit.errors import InputError
 from speechkit.files import replace
 
@@ -27,7 +27,7 @@ _ALIASES = {
 }
 
 
-def read_manifest(path: str | os.PathLike[str], max_bad: float = MAX_BAD) -> list[Utterance]:
+def read_manifest(path: str | os.PathLike[str], max_bad: float = MAX_BAD) -> Usable:
     """Read JSONL: one object per line with at least `path` (relative to the manifest) and `text`.
 
     Seconds and rate are read from the audio where they are not given; NeMo's names of the fields are understood.
@@ -53,9 +53,7 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
     replace(path, "".join(lines).encode(), parents=True)
 
 
-def from_folder(
-    root: str | os.PathLike[str], table: str | os.PathLike[str], max_bad: float = MAX_BAD
-) -> list[Utterance]:
+def from_folder(root: str | os.PathLike[str], table: str | os.PathLike[str], max_bad: float = MAX_BAD) -> Usable:
     """A plain folder and a table of it: JSONL as a manifest, or TSV with columns path, text and perhaps speaker.
 
     A first row that names the columns (any of a manifest's fields, in any order) is understood.

@@ -42,13 +42,21 @@ class Utterance:
         return audio.read(self.path, rate, start=self.start, seconds=self.seconds)
 
 
+class Usable(list[Utterance]):
+    """The utterances that can be used; `bad` has one sentence for each that cannot."""
+
+    def __init__(self, good: Iterable[Utterance], bad: Iterable[str] = ()) -> None:
+        super().__init__(good)
+        self.bad = list(bad)
+
+
 class Report(NamedTuple):
     """What a check let through, and one sentence for each utterance that it did not."""
 
     good: list[Utterance]
     bad: list[str]
 
-    def within(self, max_bad: float, what: str) -> list[Utterance]:
+    def within(self, max_bad: float, what: str) -> Usable:
         """The good ones; each bad one is a warning.
 
         Raises:
@@ -66,7 +74,7 @@ class Report(NamedTuple):
             )
         if not self.good:
             raise InputError(f"{what} has no utterance that can be used" + (f": {self.bad[0]}" if self.bad else "."))
-        return self.good
+        return Usable(self.good, self.bad)
 
 
 def probed(candidates: Sequence[Utterance]) -> Report:

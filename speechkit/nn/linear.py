@@ -1,12 +1,12 @@
 """Linear layers that read their weights in the order that fits few rows, where a CPU runs them for inference."""
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PACKS = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 FEWEST_ROWS = 4  # oneDNN takes longer for fewer
 NARROW = 256  # input features, up to which the transpose is the better layout for so few rows
 
@@ -33,10 +33,10 @@ class Linear(nn.Linear):
         if (
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()
-            or not PACKS
             or input.device.type != "cpu"
             or not input.dtype == self.weight.dtype == torch.float32
             or torch.is_autocast_enabled("cpu")
+            or not packs()
         ):
             return F.linear(input, self.weight, self.bias)
         rows = input.numel() // self.in_features
@@ -72,6 +72,17 @@ class Linear(nn.Linear):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_copies"}
+
+
+@functools.cache
+def packs() -> bool:
+    """Whether this PyTorch has oneDNN's blocked layout, under private names that may change, and it computes right."""
+    x = torch.arange(40.0).view(5, 8) / 8
+    weight = torch.arange(48.0).view(6, 8) / 48
+    try:
+        return torch.allclose(_blocked(x, torch.ops.mkldnn._reorder_linear_weight(weight), None), F.linear(x, weight))
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False
 
 
 def _blocked(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:

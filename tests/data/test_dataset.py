@@ -92,7 +92,12 @@ def test_the_cache_does_not_change_what_is_loaded(utterances: list[Utterance]) -
 def test_what_is_listed_twice_is_decoded_once(utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
     wave = Utterance.wave
-    monkeypatch.setattr(Utterance, "wave", lambda self, rate: (heard.append(self.id), wave(self, rate))[1])
+
+    def counted(self: Utterance, rate: int) -> np.ndarray:
+        heard.append(self.id)
+        return wave(self, rate)
+
+    monkeypatch.setattr(Utterance, "wave", counted)
     dataset = SpeechDataset([*utterances, *utterances], RATE, encode)
     dataset.preload()
     assert sorted(heard) == sorted(utterance.id for utterance in utterances)

@@ -11,8 +11,7 @@ import pytest
 
 from speechkit import audio
 from speechkit.data import manifest
-from speechkit.data.manifest import Utterance
-from speechkit.data.utterance import normalized
+from speechkit.data.utterance import Utterance, normalized
 from speechkit.errors import InputError
 from tests.paths import DATA, needs_data
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from speechkit.nn.linear import PACKS, Linear
+from speechkit.nn.linear import Linear, packs
 
 
 def _layer(inputs: int = 24, outputs: int = 40, bias: bool = True) -> Linear:
@@ -29,7 +29,7 @@ def test_inference_equals_the_ordinary_layer(inputs: int, outputs: int, shape: t
         torch.testing.assert_close(layer(turned), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not PACKS, reason="this PyTorch has no packed linear layers")
+@pytest.mark.skipif(not packs(), reason="this PyTorch has no packed linear layers")
 def test_the_copy_is_made_once_and_again_when_weights_change() -> None:
     layer, x = _layer(), torch.randn(1, 5, 24)
     with torch.no_grad():

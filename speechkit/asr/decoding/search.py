@@ -84,16 +84,3 @@ def check_beam(beam: int) -> None:
 def no_decoder(model: Recognizer, decoder: str) -> InputError:
     """What to raise where a model lacks a decoder."""
     return InputError(f"this model has the decoders {', '.join(model.decoders)}, got {decoder!r}")
-
-
-def beam_search(
-    model: Recognizer,
-    decoder: str,
-    encoder: Tensor,
-    beam: int,
-    booster: PhraseBooster | None = None,
-    scorers: Sequence[Scorer[Any]] = (),
-) -> list[Hypothesis]:
-    """(steps, dim) of an utterance -> up to `beam` hypotheses, best first."""
-    boosters: list[Scorer[Any]] = [] if booster is None else [booster]
-    return make_beam(model, decoder, beam, [*boosters, *scorers])(encoder, beam)
