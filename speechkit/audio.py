@@ -23,7 +23,6 @@ __all__ = [
     "info",
     "prepare",
     "read",
-    "replace",
     "write",
 ]
 

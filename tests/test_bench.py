@@ -102,14 +102,14 @@ def test_a_model_with_full_context_has_no_chunks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("size", "millions"), [("14m", 14), ("32m", 32), ("114m", 114)])
 def test_the_sizes_are_the_published_ones(size: str, millions: int) -> None:
     with torch.device("meta"):
-        model = bench.recognizer(size)
+        model = bench.untrained(size)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=1)
     assert model.contexts == [(70, 13), (70, 6), (70, 1), (70, 0)]
 
 
 def test_unknown_sizes_are_refused() -> None:
     with pytest.raises(InputError, match="--size must be one of 14m, 32m, 114m, got '7b'"):
-        bench.recognizer("7b")
+        bench.untrained("7b")
 
 
 def test_training_throughput_is_measured_on_a_cpu_too() -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from tests.paths import ROOT
 
-TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "speechkit/models/asr/README.md")
 PAGES = [ROOT / name for name in TOP] + sorted(p for f in ("docs", "recipes") for p in (ROOT / f).rglob("*.md"))
 
 
@@ -22,6 +22,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     inside = [target for target in targets if not re.match(r"[a-z]+:", target)]
     assert not [target for target in inside if not (page.parent / target).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
+    assert not re.findall(r"^(?:[A-Z]{4,}|TODO.*)$|\b(?:TBD|XXX)\b", page.read_text(), re.M)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

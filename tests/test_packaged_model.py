@@ -9,11 +9,12 @@ import torch
 
 import speechkit
 from recipes.speechocean.texts import written
-from speechkit import hub
+from speechkit import audio, hub
 from speechkit.asr.transcriber import Transcriber
 from speechkit.data.espeak import Espeak
 from speechkit.data.reading import Reading, Style, record, speak
 from speechkit.text import normalize
+from tests.paths import DATA, needs_data
 
 SENTENCES = written()[::1200]
 
@@ -57,6 +58,22 @@ def test_it_understands_most_of_what_a_synthetic_voice_says(
 ) -> None:
     said = [model.transcribe(wave, latency_ms=80, decoder=decoder).text for wave in speech]
     assert jiwer.wer([normalize(text) for text in SENTENCES], said) < 0.4
+
+
+@needs_data
+@pytest.mark.parametrize("decoder", ["rnnt", "ctc"])
+def test_real_recordings_stream_to_the_text_and_words_of_the_whole(model: Transcriber, decoder: str) -> None:
+    files = sorted((DATA / "asr" / "test-other").rglob("*.flac"))[:3]
+    assert files
+    for file in files:
+        stream = model.stream(latency_ms=80, decoder=decoder)
+        for block in audio.blocks(file, seconds=0.1):
+            stream.push(block)
+        whole, streamed = model.transcribe(file, latency_ms=80, decoder=decoder), stream.finish()
+        assert whole.words
+        assert [(w.text, w.start_s, w.end_s) for w in streamed.words] == [
+            (w.text, w.start_s, w.end_s) for w in whole.words
+        ]
 
 
 @pytest.mark.parametrize("latency_ms", [0.0, 1040.0])

@@ -12,11 +12,14 @@ import argparse
 import ast
 import random
 import re
+import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from speechkit.errors import InputError
+from speechkit.files import replace
 from speechkit.text import normalize, train_sentencepiece
 
 WORDS = range(3, 23)  # of a sentence
@@ -75,30 +78,45 @@ def transcripts(folder: Path) -> list[str]:
     """The texts of a folder in LibriSpeech's layout, lower case."""
     lines = [line for path in sorted(folder.rglob("*.trans.txt")) for line in path.read_text().splitlines()]
     if not lines:
-        raise SystemExit(f"error: there are no transcripts (*.trans.txt) in {folder}")
+        raise InputError(f"there are no transcripts (*.trans.txt) in {folder}")
     return [line.split(" ", 1)[1].lower() for line in lines if " " in line]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the file."""
+def collect(corpora: Iterable[Path], most: int) -> list[str]:
+    """Written sentences and transcripts, `REPEATS` times, and at most so many of documentation, in a drawn order.
+
+    Raises:
+        InputError: a corpus has no transcripts.
+    """
+    rng = random.Random(0)
+    found = REPEATS * [*written(), *(text for folder in corpora for text in transcripts(folder))]
+    if most:  # minutes
+        folders = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")}
+        documented = common(sentence for text in documentation(folders) for sentence in sentences(text))
+        found += rng.sample(documented, min(most, len(documented)))
+    rng.shuffle(found)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
     parser = argparse.ArgumentParser(description="English sentences for synthetic speech.")
     parser.add_argument("out", type=Path)
     parser.add_argument("corpora", type=Path, nargs="*", help="folders in LibriSpeech's layout, to read their texts")
     parser.add_argument("--documentation", type=int, default=12_000, help="sentences of Python packages at most")
     parser.add_argument("--tokenizer", type=Path, help=f"folder for a tokenizer of {PIECES} pieces")
     chosen = parser.parse_args(arguments)
-    rng, found = random.Random(0), list[str]()
-    if chosen.documentation:  # minutes
-        folders = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")}
-        found = common(sentence for text in documentation(folders) for sentence in sentences(text))
-        found = rng.sample(found, min(chosen.documentation, len(found)))
-    found += REPEATS * [*written(), *(text for folder in chosen.corpora for text in transcripts(folder))]
-    rng.shuffle(found)
-    chosen.out.write_text("\n".join(found) + "\n", encoding="utf-8")
-    print(f"{len(found)} sentences in {chosen.out}")
-    if chosen.tokenizer is not None:
-        train_sentencepiece([normalize(text) for text in found], chosen.tokenizer, PIECES, "unigram")
+    try:
+        found = collect(chosen.corpora, chosen.documentation)
+        replace(chosen.out, "".join(f"{sentence}\n" for sentence in found).encode())
+        print(f"{len(found)} sentences in {chosen.out}")
+        if chosen.tokenizer is not None:
+            train_sentencepiece([normalize(text) for text in found], chosen.tokenizer, PIECES, "unigram")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,7 @@ from speechkit.asr.model import Recognizer
 from speechkit.asr.scores import latency
 from speechkit.asr.transcriber import Transcriber
 from speechkit.data.module import SpeechDataModule
-from speechkit.data.utterance import FEW_BAD
+from speechkit.data.utterance import allowed
 from speechkit.errors import InputError
 from speechkit.text import Tokenizer, load_tokenizer, normalize, steps_for_ctc, train_characters, train_sentencepiece
 
@@ -96,7 +96,7 @@ class RecognitionJob:
             if self.ctc and needed > steps:
                 misfits.add(utterance.id)
                 worst = max(worst, (utterance.id, needed, steps), key=lambda w: w[1] - w[2])
-        if len(unspelled) > max(FEW_BAD, int(data.max_bad * len(utterances))):
+        if len(unspelled) > allowed(len(utterances), data.max_bad):
             name, reason = next(iter(unspelled.items()))
             raise InputError(
                 f"{len(unspelled)} of {len(utterances)} training texts have no tokens, as {name}: {reason}"

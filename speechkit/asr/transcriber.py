@@ -167,7 +167,7 @@ class Transcriber:
             return [self._windowed(everything, context, search)]
         state = search.init_state()
         for steps in self.encode_blocks((self._tensor(piece)[:, None] for piece in everything), context):
-            state = search.step(steps, state)
+            state = search.hear(steps, state)
         return search.nbest(state, nbest)
 
     def _whole(self, wave: np.ndarray, context: Context, search: Search, nbest: int) -> list[Hypothesis]:
@@ -177,7 +177,7 @@ class Transcriber:
             tensor = self._tensor(wave)
             lengths = torch.tensor([len(wave)], device=tensor.device)
             steps, step_lengths = self.model.encode(tensor[None], lengths, context)
-            state = search.step(steps[0, : int(step_lengths[0])], state)  # beyond them lies padding
+            state = search.hear(steps[0, : int(step_lengths[0])], state)  # beyond them lies padding
         return search.nbest(state, nbest)
 
     def _windowed(self, pieces: Iterable[np.ndarray], context: Context, search: Search) -> Hypothesis:

@@ -53,7 +53,7 @@ class Cost:
     state_bytes: int  # of one stream
 
 
-def recognizer(size: str, overrides: Sequence[str] = ()) -> Recognizer:
+def untrained(size: str, overrides: Sequence[str] = ()) -> Recognizer:
     """A model of one of the recipes' sizes with random weights; overrides are Hydra's, ``model.encoder.layers=2``."""
     if size not in SIZES:
         raise InputError(f"--size must be one of {', '.join(SIZES)}, got {size!r}")
@@ -66,7 +66,7 @@ def recognizer(size: str, overrides: Sequence[str] = ()) -> Recognizer:
 
 def silent(size: str) -> Transcriber:
     """A model of random weights that says nothing: untrained, it would emit at random."""
-    model = recognizer(size)
+    model = untrained(size)
     for head in (model.ctc, model.joiner):
         if head is not None:
             head.out.bias.data[-1] = 1e3

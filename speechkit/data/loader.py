@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from speechkit.data.buckets import DurationBuckets
 from speechkit.data.collate import Batch, collate
 from speechkit.data.dataset import SpeechDataset
-from speechkit.data.utterance import FEW_BAD, MAX_BAD
+from speechkit.data.utterance import MAX_BAD, allowed
 from speechkit.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class SpeechLoader(DataLoader[Batch]):
                 log.warning("skipped: %s: %s", bad.id, bad.reason)
                 self.bad[bad.id] = bad.reason
         count = len(self.speech.utterances)
-        limit = max(FEW_BAD, int(self.max_bad * count))
+        limit = allowed(count, self.max_bad)
         if len(self.bad) > limit:
             raise InputError(
                 f"{len(self.bad)} of {count} utterances could not be loaded, more than the limit of "

@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             print(f"{made.seconds / 3600:.2f} h, {made.utterances} utterances, {len(made.voices)} voices")
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -42,6 +42,11 @@ class Utterance:
         return audio.read(self.path, rate, start=self.start, seconds=self.seconds)
 
 
+def allowed(count: int, share: float) -> int:
+    """How many of so many utterances may be unusable: a share of them, and a few even of a tiny corpus."""
+    return max(FEW_BAD, int(share * count))
+
+
 class Usable(list[Utterance]):
     """The utterances that can be used; `bad` has one sentence for each that cannot."""
 
@@ -67,10 +72,10 @@ class Report(NamedTuple):
         if len(self.bad) > 20:
             log.warning("skipped: %d more utterances of %s", len(self.bad) - 20, what)
         total = len(self.good) + len(self.bad)
-        if len(self.bad) > max(FEW_BAD, max_bad * total):
+        if len(self.bad) > allowed(total, max_bad):
             raise InputError(
                 f"{len(self.bad)} of {total} utterances of {what} cannot be used, more than the limit of "
-                f"{max(FEW_BAD, int(max_bad * total))}; the first: {self.bad[0]}"
+                f"{allowed(total, max_bad)}; the first: {self.bad[0]}"
             )
         if not self.good:
             raise InputError(f"{what} has no utterance that can be used" + (f": {self.bad[0]}" if self.bad else "."))

@@ -119,7 +119,7 @@ def test_chunks_equal_the_whole(kind: str, cut: int) -> None:
     search, encoder = BEAMS[kind](), _encoder(14, 1)
     state = search.init_state()
     for piece in encoder.split(cut):
-        state = search.step(piece, state)  # type: ignore[arg-type]
+        state = search.hear(piece, state)  # type: ignore[arg-type]
     whole, pieces = search(encoder, 4), search.nbest(state, 4)  # type: ignore[arg-type]
     assert [(h.tokens, h.steps) for h in pieces] == [(h.tokens, h.steps) for h in whole]
     assert [h.score for h in pieces] == pytest.approx([h.score for h in whole])

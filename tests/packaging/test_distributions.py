@@ -62,7 +62,11 @@ def sources() -> dict[str, str]:
         for path in (ROOT / folder).rglob("*"):
             inner = path.relative_to(ROOT / folder)
             link = folder == "speechkit" and inner.parts[0] in PACKAGES
-            if path.suffix in {".py", ".yaml"} and "__pycache__" not in inner.parts and not link:
+            if (
+                path.suffix in {".py", ".yaml", ".safetensors", ".model", ".md"}
+                and "__pycache__" not in inner.parts
+                and not link
+            ):
                 found[f"{folder}/{inner}"] = f"{target}/{inner}"
     return found
 
@@ -115,6 +119,17 @@ with initialize_config_module("speechkit.conf", version_base="1.3"):
 """
     keys = run([python, "-c", code], cwd=tmp_path).split()
     assert {"model", "data", "trainer"} <= set(keys)
+
+
+def test_the_installed_package_transcribes(python: Path, tmp_path: Path) -> None:
+    code = """
+import numpy as np, speechkit
+from speechkit import audio
+audio.write("quiet.wav", np.zeros(16000))
+print(speechkit.load().model.contexts)
+"""
+    assert "(70, 13)" in run([python, "-c", code], cwd=tmp_path)
+    assert run([python.parent / "speechkit", "transcribe", "quiet.wav"], cwd=tmp_path) == "\n"
 
 
 def test_the_command_is_installed(python: Path, tmp_path: Path) -> None:

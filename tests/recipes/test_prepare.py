@@ -200,7 +200,7 @@ def test_a_truncated_archive_leaves_no_split(tmp_path: Path) -> None:
 def test_without_a_network_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "http://127.0.0.1:9/12") == 2
     told = capsys.readouterr().err
-    assert told.startswith("cannot download http://127.0.0.1:9/12/dev-clean.tar.gz")
+    assert told.startswith("error: cannot download http://127.0.0.1:9/12/dev-clean.tar.gz")
     assert told.count("\n") == 1
 
 

@@ -8,7 +8,6 @@ import torch
 import speechkit
 from recipes.speechocean.average import main
 from speechkit import hub
-from speechkit.errors import InputError
 from speechkit.text import CharTokenizer
 from tests.asr.tiny import SYMBOLS, configuration, recognizer
 
@@ -29,9 +28,9 @@ def test_the_mean_of_checkpoints_is_a_release_that_loads(tmp_path: Path) -> None
     assert "0.ckpt, 1.ckpt" in (tmp_path / "mean" / "README.md").read_text()
 
 
-def test_checkpoints_of_another_model_are_refused(tmp_path: Path) -> None:
+def test_checkpoints_of_another_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configuration()
     base = hub.save(tmp_path / "base", config, recognizer(config), CharTokenizer(SYMBOLS), "# One")
     torch.save({"state_dict": {"model.w": torch.zeros(1)}}, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match=r"other\.ckpt are not of the model"):
-        main([str(base), str(tmp_path / "mean"), str(tmp_path / "other.ckpt")])
+    assert main([str(base), str(tmp_path / "mean"), str(tmp_path / "other.ckpt")]) == 2
+    assert "other.ckpt are not of the model" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Sentences to be spoken: written ones, transcripts, documentation."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_every_written_sentence_can_be_spoken_and_comes_once() -> None:
     assert len({transcript(sentence) for sentence in written()}) == len(written())
 
 
-def test_transcripts_are_read_as_well(tmp_path: Path) -> None:
+def test_transcripts_are_read_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "1" / "2").mkdir(parents=True)
     (tmp_path / "1" / "2" / "1-2.trans.txt").write_text("1-2-0000 GOOD DAY\n1-2-0001 SO LONG\n")
     assert transcripts(tmp_path) == ["good day", "so long"]
@@ -38,5 +39,5 @@ def test_transcripts_are_read_as_well(tmp_path: Path) -> None:
     lines = (tmp_path / "out.txt").read_text().splitlines()
     assert lines.count("good day") == 3
     assert len(lines) == 3 * (2 + len(written()))
-    with pytest.raises(SystemExit, match="no transcripts"):
-        transcripts(tmp_path / "nowhere")
+    assert main([str(tmp_path / "out.txt"), str(tmp_path / "nowhere")]) == 2
+    assert re.fullmatch(r"error: there are no transcripts .*\n", capsys.readouterr().err)

@@ -63,7 +63,7 @@ class CtcBeam:
         return CtcBeamState((_Path(EMPTY, 0.0, -inf, 0.0, tuple(s.start() for s in self.scorers)),), 0)
 
     @torch.no_grad()
-    def step(self, encoder: Tensor, state: CtcBeamState) -> CtcBeamState:
+    def hear(self, encoder: Tensor, state: CtcBeamState) -> CtcBeamState:
         """(steps, encoder_dim), any number of steps, and the state after them."""
         paths, steps = state
         for log_probs in self.head(encoder[None])[0].double().cpu().numpy():
@@ -77,7 +77,7 @@ class CtcBeam:
 
     def __call__(self, encoder: Tensor, count: int = 1) -> list[Hypothesis]:
         """(steps, encoder_dim) of a whole utterance -> its best hypotheses, best first."""
-        return self.nbest(self.step(encoder, self.init_state()), count)
+        return self.nbest(self.hear(encoder, self.init_state()), count)
 
     def _advance(self, log_probs: np.ndarray, paths: tuple[_Path, ...], step: int) -> tuple[_Path, ...]:
         """One step: every sequence stays (blank or repeat) or grows by a token; equal sequences are added up."""

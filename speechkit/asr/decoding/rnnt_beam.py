@@ -76,7 +76,7 @@ class RnntBeam:
         return RnntBeamState((_Path(EMPTY, 0.0, 0.0, memory, self.joiner.project_predictor(out), state),), 0)
 
     @torch.no_grad()
-    def step(self, encoder: Tensor, state: RnntBeamState) -> RnntBeamState:
+    def hear(self, encoder: Tensor, state: RnntBeamState) -> RnntBeamState:
         """(steps, encoder_dim), any number of steps, and the state after them."""
         paths, steps = state
         for frame in self.joiner.project_encoder(encoder):
@@ -90,7 +90,7 @@ class RnntBeam:
 
     def __call__(self, encoder: Tensor, count: int = 1) -> list[Hypothesis]:
         """(steps, encoder_dim) of a whole utterance -> its best hypotheses, best first."""
-        return self.nbest(self.step(encoder, self.init_state()), count)
+        return self.nbest(self.hear(encoder, self.init_state()), count)
 
     def _advance(self, frame: Tensor, paths: Sequence[_Path], step: int) -> tuple[_Path, ...]:
         """One step: rounds of expansions; every sequence of every round may end the step with the blank."""

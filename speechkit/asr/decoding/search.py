@@ -20,10 +20,10 @@ LARGEST_BEAM = 1000  # a step takes as many times the work of greedy decoding
 
 
 class Search(Protocol):
-    """A decoder that takes the steps of one utterance as they come."""
+    """A decoder that hears the steps of one utterance as they come. No streaming module: its state grows with them."""
 
     def init_state(self) -> Any: ...
-    def step(self, encoder: Tensor, state: Any) -> Any: ...
+    def hear(self, encoder: Tensor, state: Any) -> Any: ...
     def nbest(self, state: Any, count: int = 1, final: bool = True) -> list[Hypothesis]: ...
 
 
@@ -37,7 +37,7 @@ class GreedySearch:
         """A stream that has not begun."""
         return self.greedy.init_state(1), Hypothesis([], [], [], 0.0)
 
-    def step(self, encoder: Tensor, state: tuple[Any, Hypothesis]) -> tuple[Any, Hypothesis]:
+    def hear(self, encoder: Tensor, state: tuple[Any, Hypothesis]) -> tuple[Any, Hypothesis]:
         """(steps, encoder_dim), any number of steps, and the state after them."""
         inner, found = state
         if not len(encoder):
