@@ -89,7 +89,7 @@ def read(
 
     Raises:
         InputError: missing, empty, without samples, truncated, damaged, not audio, NaN or Inf samples or some beyond a
-            million times full scale, unsupported rate or channels, longer than `max_seconds`.
+            hundred times full scale, unsupported rate or channels, longer than `max_seconds`.
     """
     with open_source(source) as reader:
         own = reader.info.rate
@@ -110,10 +110,11 @@ def checked(samples: np.ndarray) -> np.ndarray:
     """Samples from a program -> (samples,) float32: int16 is scaled to [-1, 1), channels (last axis) are averaged.
 
     Raises:
-        InputError: NaN or Inf, samples beyond a million times full scale, more than two axes, over 64 channels (which
+        InputError: NaN or Inf, samples beyond a hundred times full scale, more than two axes, over 64 channels (which
             are time, most likely), or numbers that are neither float nor int16.
     """
     samples = np.asarray(samples)
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     if samples.dtype == np.int16:
         samples = samples.astype(np.float32) / 32768
     if not np.issubdtype(samples.dtype, np.floating) or samples.ndim not in (1, 2):
@@ -121,7 +122,7 @@ def checked(samples: np.ndarray) -> np.ndarray:
             "Samples must be float or int16 of shape (samples,) or (samples, channels), "
             f"got {samples.dtype} {samples.shape}."
         )
-    if samples.ndim == 2 and samples.shape[1] > MAX_CHANNELS:
+    if samples.ndim == 2 and not 1 <= samples.shape[1] <= MAX_CHANNELS:
         raise InputError(f"Samples of shape {samples.shape} have {samples.shape[1]} channels: transpose them.")
     wave = samples.mean(axis=1) if samples.ndim == 2 else samples
     if not np.isfinite(wave).all():

@@ -39,13 +39,24 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
         def main() -> None:
             with printing(), _one_sentence():
                 if not ABOUT & set(sys.argv[1:]):
+                    _refuse_bare_words(sys.argv[1:])
                     words = [word for word in sys.argv[1:] if "=" in word or word.startswith("~")]
                     check(name, words, sweep=not {"-m", "--multirun"}.isdisjoint(sys.argv))
+                elif name == "train" and not any(word.startswith("recipe=") for word in sys.argv[1:]):
+                    print(f"speechkit train recipe=NAME [option=value ...]\n\nrecipes: {', '.join(options('recipe'))}")
+                    print("speechkit train recipe=NAME --help lists the options of a recipe, --cfg job their values.")
+                    return
                 hydra.main(version_base="1.3", config_path="pkg://speechkit.conf", config_name=name)(guarded)()
 
         return main
 
     return decorate
+
+
+def _refuse_bare_words(words: list[str]) -> None:
+    for before, word in zip(["", *words], words, strict=False):
+        if not word.startswith(("-", "~")) and "=" not in word and not before.startswith("-"):
+            raise InputError(f"{word!r} is no option: options are name=value")
 
 
 @contextmanager
@@ -161,12 +172,24 @@ def adapted(config: DictConfig, gpu: bool) -> tuple[DictConfig, list[str]]:
     OmegaConf.set_struct(config, False)
     groups = {key for key in own if isinstance(config.get(key), DictConfig) and not isinstance(own[key], DictConfig)}
     own = OmegaConf.masked_copy(own, [str(key) for key in own if key not in groups])
-    notes = []
     for name in chosen:
-        notes += [f"{blocks[name]}; the recipe's {name} block applies:", *OmegaConf.to_yaml(config[name]).splitlines()]
         config = _overlaid(config, config[name])
     config.merge_with(own)
+    notes = []
+    for name in chosen:
+        applied = OmegaConf.to_yaml(OmegaConf.create(_values_at(config[name], config)))
+        notes += [f"{blocks[name]}; the recipe's {name} block applies:", *applied.splitlines()]
     return config, notes
+
+
+def _values_at(block: DictConfig, config: DictConfig) -> dict[str, Any]:
+    """The options that a block names, as they are now: the command line and later blocks may have changed them."""
+    found: dict[str, Any] = {}
+    for name in map(str, block):
+        inner, now = block._get_node(name), config._get_node(name)
+        both = isinstance(inner, DictConfig) and isinstance(now, DictConfig)
+        found[name] = _values_at(inner, now) if both else now  # type: ignore[arg-type]
+    return found
 
 
 def _overlaid(config: DictConfig, change: DictConfig) -> DictConfig:

@@ -48,6 +48,7 @@ def load(
     """
     if compat not in (None, "reference"):
         raise InputError(f"compat must be 'reference' or nothing, got {compat!r}")
+    device = checked_device(str(device))
     release = read(default() if path is None else path, length_rule)
     api = assemble(release, device)
     if compat is not None:
@@ -55,6 +56,23 @@ def load(
             raise InputError(f"{release.source} has no other arithmetic to be compatible with")
         api.model.compat = compat
     return api
+
+
+def checked_device(name: str) -> str:
+    """The name of a device that is there.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"there is no kind of device {name!r}: name cpu, cuda, cuda:1 or mps") from None
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, 0):
+        found = [kind for kind, count in there.items() if count]
+        raise InputError(f"this machine has no device {name}, only {', '.join(found)} (see `speechkit doctor`)")
+    return name
 
 
 def default() -> Path:
@@ -75,6 +93,8 @@ def read(path: str | Path, length_rule: str | None = None) -> Release:
     """What a path or hub id holds, not built yet; see `load`."""
     if length_rule not in (None, "floor", "floor+1"):
         raise InputError(f"length_rule must be 'floor' or 'floor+1', got {length_rule!r}")
+    if not str(path):
+        raise InputError("a model needs a name, got an empty text")
     try:
         found = Path(path).expanduser()
         there = found.exists()

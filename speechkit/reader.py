@@ -20,7 +20,7 @@ RATES = (4_000, 384_000)  # Hz
 MAX_CHANNELS = 64
 UNKNOWN = 1 << 48  # libsndfile gives the largest integer where the length is not known
 BLOCK = 1 << 16  # samples decoded at a time, all channels
-LOUDEST = 1e6  # full scale is 1, and 32768 in files that hold 16-bit numbers as floats
+LOUDEST = 100.0  # full scale is 1; 16-bit numbers as floats are larger, and would be heard as something else
 
 
 class Info(NamedTuple):
@@ -78,7 +78,8 @@ class Reader:
                 break
             mono = piece[:, 0] if piece.shape[1] == 1 else piece.mean(axis=1, dtype=np.float32)
             if not np.isfinite(mono).all():
-                raise InputError(f"{self.name} contains NaN or Inf samples near {got / self.info.rate:.2f} s.")
+                at = (got + int(np.isfinite(mono).argmin())) / self.info.rate
+                raise InputError(f"{self.name} contains NaN or Inf samples near {at:.2f} s.")
             check_peak(mono, self.name)
             got += len(piece)
             yield mono
@@ -98,10 +99,12 @@ def check_rate(rate: int, name: str) -> None:
 
 
 def check_peak(samples: np.ndarray, name: str) -> None:
-    """Refuse numbers that are no sound, and so large that features of them become infinite."""
+    """Refuse numbers that are no sound in [-1, 1], be it 16-bit numbers or what makes features infinite."""
     peak = float(np.abs(samples).max()) if len(samples) else 0.0
     if peak > LOUDEST:
-        raise InputError(f"{name} has samples as large as {peak:.3g}, where 1 is full scale: that is no sound.")
+        raise InputError(
+            f"{name} has samples as large as {peak:.3g}, where 1 is full scale (divide 16-bit numbers by 32768)."
+        )
 
 
 @contextlib.contextmanager

@@ -84,6 +84,12 @@ def build_model(release: Release) -> nn.Module:
         raise InputError(f"the weights of {release.source} hold NaN or Inf: {_list(odd)}")
     with described(release.source):
         model = build_network(config)
+    own = model.state_dict()
+    whole = [
+        name for name, value in release.tensors.items() if value.is_floating_point() != own[name].is_floating_point()
+    ]
+    if whole:
+        raise InputError(f"the weights of {release.source} hold numbers of another kind than the model: {_list(whole)}")
     model.load_state_dict(release.tensors)
     return model.eval()
 

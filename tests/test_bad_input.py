@@ -74,7 +74,7 @@ def damaged() -> Iterator[tuple[str, bytes | None, str]]:
     yield "cut.wav", encoded(wave)[:9000], "is truncated"
     yield "cut.flac", encoded(wave, "FLAC")[:9000], "is truncated"
     yield "letter.wav", b"Dear Sir or Madam, " * 99, "is not audio that can be read"
-    wrong = (("nan.wav", np.nan, "NaN or Inf"), ("inf.wav", -np.inf, "NaN or Inf"), ("huge.wav", -1e30, "no sound"))
+    wrong = (("nan.wav", np.nan, "NaN or Inf"), ("inf.wav", -np.inf, "NaN or Inf"), ("huge.wav", -1e30, "full scale"))
     for name, value, sentence in wrong:
         spoiled = wave.copy()
         spoiled[9000] = value
@@ -92,6 +92,21 @@ def test_a_recording_that_cannot_be_used_is_named(
     said = one_sentence(run(tmp_path / name, *mode))
     assert sentence in said
     assert name in said
+
+
+@pytest.mark.parametrize("kind", ["text", "json", "srt"])
+@pytest.mark.parametrize("mode", [[], ["--stream"]], ids=["whole", "stream"])
+def test_of_a_recording_that_breaks_off_the_good_part_is_transcribed(
+    run: Run, tmp_path: Path, kind: str, mode: list[str]
+) -> None:
+    path = tmp_path / "cut.wav"
+    audio.write(path, babble(4))
+    path.write_bytes(path.read_bytes()[: 44 + 2 * 3 * RATE])
+    audio.write(tmp_path / "good.wav", babble(4)[: 3 * RATE])
+    code, said, error = run(path, "--format", kind, *mode)
+    assert code == 2
+    assert "cut.wav is truncated" in error
+    assert said.replace("cut.wav", "good.wav") == run(tmp_path / "good.wav", "--format", kind, *mode)[1]
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (192_000, 1), (16_000, 8)])

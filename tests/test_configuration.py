@@ -44,6 +44,31 @@ def test_without_a_corpus_the_mini_block_applies_and_is_printed(
     assert any(re.fullmatch(r"\s+max_steps: \d+", line) for line in notes)
 
 
+def test_help_without_a_recipe_says_how_to_name_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "--help"])
+    entry_point("train")(lambda config: None)()
+    said = capsys.readouterr().out
+    assert said.startswith("speechkit train recipe=NAME [option=value ...]\n")
+    assert "librispeech_conformer" in said
+
+
+def test_a_word_that_is_no_option_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["eval", "model=x", "foo"])
+    with pytest.raises(SystemExit) as stopped:
+        entry_point("eval")(lambda config: None)()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: 'foo' is no option: options are name=value\n"
+
+
+def test_the_lines_about_a_block_say_what_applies(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
+    config, notes = composed("trainer.max_steps=7", "data.batch_seconds=9")
+    assert config.trainer.max_steps == 7
+    assert any(re.fullmatch(r"\s+max_steps: 7", line) for line in notes)
+    assert any(re.fullmatch(r"\s+batch_seconds: 9", line) for line in notes)
+
+
 @pytest.mark.parametrize("recipe", options("recipe"))
 @pytest.mark.parametrize("words", [[], ["data=mini"]])
 def test_every_recipe_runs_on_the_embedded_corpus(

@@ -65,6 +65,26 @@ def test_what_is_saved_comes_back(folder: Path, model: Recognizer) -> None:
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["release"]
 
 
+def test_weights_of_another_kind_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({name: value.to(torch.int32) for name, value in tensors.items()}, path)
+    with pytest.raises(InputError, match="hold numbers of another kind than the model"):
+        speechkit.load(folder)
+
+
+def test_a_device_that_is_not_there_is_said_in_a_sentence(folder: Path) -> None:
+    with pytest.raises(InputError, match="there is no kind of device 'abacus'"):
+        speechkit.load(folder, device="abacus")
+    with pytest.raises(InputError, match="this machine has no device cuda:99"):
+        speechkit.load(folder, device="cuda:99")
+
+
+def test_no_name_is_no_model() -> None:
+    with pytest.raises(InputError, match="a model needs a name, got an empty text"):
+        speechkit.load("")
+
+
 @pytest.mark.parametrize("name", ["~no-such-user/a", "x" * 5000])
 def test_what_can_be_no_name_is_refused_in_a_sentence(name: str) -> None:
     with pytest.raises(InputError, match="can be no model's name"):

@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # From recordings to the model that comes with speechkit, on one GPU (README.md says what for, RESULTS.md what came of it).
 #
-#   recipes/speechocean/train.sh CORPUS NOISE OUT
+#   recipes/speechocean/train.sh CORPUS NOISE OUT [OPTION=VALUE ...]
 #
 # CORPUS holds train-l2 and dev-l2 in LibriSpeech's layout, NOISE recordings of noise. What lies in OUT already is not made again.
+# The options are for all three trainings.
 set -euo pipefail
+if [ $# -lt 3 ] || [ ! -d "$1/train-l2" ] || [ ! -d "$1/dev-l2" ] || [ ! -d "$2" ]; then
+    echo "usage: recipes/speechocean/train.sh CORPUS NOISE OUT [OPTION=VALUE ...], CORPUS with train-l2 and dev-l2" >&2
+    exit 2
+fi
 corpus=$(realpath "$1") noise=$(realpath "$2") out=$3
-python=${PYTHON:-python} minutes=${MINUTES:-3060} easy_minutes=${EASY_MINUTES:-900}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)} minutes=${MINUTES:-3060} easy_minutes=${EASY_MINUTES:-900}
 common=(recipe=speechocean_conformer "job.tokenizer=$out/tokenizer" optim.optimizer.fused=true)
 
 mkdir -p "$out"

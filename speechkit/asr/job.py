@@ -59,6 +59,8 @@ class RecognitionJob:
     def prepare(self, data: SpeechDataModule, out: Path) -> dict[str, Any]:
         """Tokenizer from the training text, or the run's own where it goes on; returns what the config lacks."""
         data.utterances([*data.valid, *data.test])  # a split that is not there is said before hours of training
+        if not data.train:
+            raise InputError("name what to train on: data.train=[...] holds no split")
         folder = out / "tokenizer"
         if self._tokenizer is not None:  # that of the model which the run starts from
             tokenizer = self._tokenizer

@@ -25,7 +25,7 @@ class Pieces:
 
     def __init__(self, source: Audio, rate: int, source_rate: int | None = None) -> None:
         self.rate, self.samples = rate, 0
-        self._pieces = self._opened(source, source_rate or rate)
+        self._pieces = self._opened(source, rate if source_rate is None else source_rate)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self
@@ -39,7 +39,7 @@ class Pieces:
         if isinstance(source, str | Path):
             yield from audio.blocks(source, self.rate)
         elif isinstance(source, np.ndarray | Tensor):
-            samples = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+            samples = source.detach().float().cpu().numpy() if isinstance(source, Tensor) else source
             wave = audio.prepare(samples, rate, self.rate)
             yield from (wave[begin : begin + self.rate] for begin in range(0, len(wave), self.rate))
         else:

@@ -146,7 +146,7 @@ class Transcriber:
         if context not in limited:
             raise InputError(f"the model's context {list(context)} is not limited: it cannot stream")
         greedy = self.greedy(decoder, self.booster(hotwords, hotword_weight))
-        return TranscriptStream(self.model, self.tokenizer, context, greedy, rate or self.rate)
+        return TranscriptStream(self.model, self.tokenizer, context, greedy, self.rate if rate is None else rate)
 
     def _streams(self, context: Context) -> bool:
         """Whether the model can run chunk by chunk at a context."""

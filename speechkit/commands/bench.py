@@ -201,7 +201,7 @@ def bench(
     if json:
         print(json_format.dumps({**about, "costs": [asdict(cost) for cost in costs]}, indent=1))
         return
-    console = Console()
+    console = Console(width=max(100, Console().width))  # a line that wraps says more than one that is cut
     console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False)
     console.print(table(costs))
     console.print(

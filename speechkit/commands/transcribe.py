@@ -70,7 +70,9 @@ def transcribe(
     raw_rate: Annotated[
         int | None, typer.Option(help="The input has no header: mono 16-bit little-endian samples at this rate, Hz.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; without it torch's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the CPU; without it one for --stream, else torch's choice.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
 ) -> None:
     """Write down what is said.
@@ -88,8 +90,8 @@ def transcribe(
     with starting():
         from speechkit.commands.loading import recogniser, use_threads
         from speechkit.commands.transcribing import Transcribing, complain, print_any_name
-    if threads:
-        use_threads(threads)
+    if threads or stream:  # a chunk is too little work to share: two threads take more than twice the CPU time
+        use_threads(threads or 1)
     transcriber = recogniser(model, device)
     _check_options(transcriber, options, stream, beam)
     if not stream:

@@ -19,6 +19,25 @@ from speechkit.errors import InputError
 BLOCK_S = 0.1  # seconds of sound that a stream is given at a time
 
 
+class Good:
+    """Blocks up to where a recording turns out to be damaged; `error` then says how. Without a good block it raises."""
+
+    def __init__(self, blocks: Iterator[np.ndarray]) -> None:
+        self._blocks = blocks
+        self.error: InputError | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        heard = False
+        try:
+            for block in self._blocks:
+                heard = True
+                yield block
+        except InputError as error:
+            if not heard:
+                raise
+            self.error = error
+
+
 @dataclass(frozen=True)
 class Transcribing:
     """What all recordings have in common.
@@ -52,23 +71,24 @@ class Transcribing:
             with nullcontext(sys.stdout) if target is None else io.StringIO() as file:
                 several = self.several and target is None
                 sink = make(self.kind, file, recording.name, several, self.words, self.nbest, decode)
-                self._transcribe(recording, sink, target is None)
+                broken = self._transcribe(recording, sink, target is None)
                 if target is not None:
                     write(target, file.getvalue())  # type: ignore[union-attr]
         except InputError as error:
-            complain(str(error))
-            return False
-        return True
+            broken = error
+        if broken is not None:
+            complain(str(broken))
+        return broken is None
 
-    def _transcribe(self, recording: Recording, sink: Format, printed: bool) -> None:
-        """One recording; what was said before something fails is given first."""
+    def _transcribe(self, recording: Recording, sink: Format, printed: bool) -> InputError | None:
+        """One recording; of a damaged one what is good, and what is wrong with it."""
         rate = self.transcriber.rate
         shown = sys.stderr.isatty() and not (self.stream and printed and sys.stdout.isatty())
         told = 0
         try:
             with progress(recording.path, shown) as passed:
-                pieces = recording.blocks(rate, BLOCK_S if self.stream else 1.0, self.raw_rate)
-                blocks = passed(pieces, rate)
+                good = Good(recording.blocks(rate, BLOCK_S if self.stream else 1.0, self.raw_rate))
+                blocks = passed(iter(good), rate)
                 if self.stream:
                     told, result = self._live(blocks, sink)
                 else:
@@ -80,6 +100,7 @@ class Transcribing:
             sink.close()
         if not self.transcriber.latencies_ms and result.seconds > WINDOW_SECONDS:
             print(f"{recording.name}: this model needs full context: heard in windows, cut at pauses", file=sys.stderr)
+        return good.error
 
     def _live(self, blocks: Iterator[np.ndarray], sink: Format) -> tuple[int, Transcript]:
         """Gives words as they are known; how many it gave, and the transcript."""

@@ -102,3 +102,17 @@ def test_a_cased_vocabulary_keeps_the_case() -> None:
     booster = PhraseBooster(tokenizer, ["Ab"], 1.0)
     assert _total(booster, tokenizer, "Ab") == pytest.approx(2.0)
     assert _total(booster, tokenizer, "ab") == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("other", [("a bad", 0.1), ("a bad", 0.0), ("a bag", 0.1), ("ab", 0.1)])
+def test_a_further_phrase_never_lowers_what_another_gains(other: tuple[str, float]) -> None:
+    def gains(booster: PhraseBooster, text: str) -> list[float]:
+        node = booster.initial
+        for token in TOKENIZER.encode(text):
+            node = int(booster.following[node, token])
+        found: list[float] = booster.gain[booster.following[node].long()].tolist()
+        return found
+
+    alone, both = PhraseBooster(TOKENIZER, ["bad"]), PhraseBooster(TOKENIZER, ["bad", other])
+    for text in ("a b", "a ba", "b", "a ", "a", "ab"):
+        assert all(more >= less for more, less in zip(gains(both, text), gains(alone, text), strict=True))

@@ -274,6 +274,20 @@ def test_a_stream_that_is_over_takes_no_more() -> None:
         stream.push(babble(0.5))
 
 
+def test_samples_of_a_program_come_in_many_kinds() -> None:
+    model, wave = transcriber(), babble(1)
+    expected = said(model.transcribe(wave))
+    for same in (wave.astype(">f4"), wave[:, None], torch.from_numpy(wave)):
+        assert said(model.transcribe(same)) == expected
+    whole = (wave * 2**15).astype(np.int16)
+    assert said(model.transcribe(whole)) == said(model.transcribe(whole.astype(">i2")))
+    for rate in (0, -1):
+        with pytest.raises(InputError, match=f"sample rate of {rate} Hz"):
+            model.transcribe(wave, rate=rate)
+        with pytest.raises(InputError, match=f"sample rate of {rate} Hz"):
+            model.stream(rate=rate)
+
+
 def test_bad_samples_are_refused_where_they_come_in() -> None:
     model = transcriber()
     for bad in (np.full(1600, np.nan), np.array([np.inf] * 10)):
@@ -281,13 +295,11 @@ def test_bad_samples_are_refused_where_they_come_in() -> None:
             model.transcribe(bad)
         with pytest.raises(InputError, match="NaN or Inf"):
             model.stream().push(bad)
-    loud = 1e5 * babble(1)
-    assert all(0 <= word.confidence <= 1 for word in model.transcribe(loud).words)  # 16-bit numbers and more are sound
-    for huge in (np.full(1600, 1e30), np.array([0.0, -2e6])):
+    loud = 10 * babble(1)
+    assert all(0 <= word.confidence <= 1 for word in model.transcribe(loud).words)
+    for huge in (np.full(1600, 1e30), 32768 * babble(1), np.array([0.0, -2e6])):
         for given in (huge, iter([loud, huge])):
-            with pytest.raises(
-                InputError, match=r"(?i)the audio has samples as large as (1e\+30|2e\+06), where 1 is full"
-            ):
+            with pytest.raises(InputError, match=r"(?i)the audio has samples as large as \S+, where 1 is full"):
                 model.transcribe(given)
         with pytest.raises(InputError, match="The audio has samples as large as"):
             model.stream().push(huge)

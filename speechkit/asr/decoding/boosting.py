@@ -52,6 +52,8 @@ class _Trie:
             for token, child in self.children[node].items():
                 fail[child] = int(following[node, token]) if node else 0
                 following[node, token] = child
+                # What a shorter phrase would gain here must not be less because a longer one begins before it.
+                self.gain[child] = max(self.gain[child], self.gain[fail[child]])
                 self.paid[child] = self.paid[node] + self.gain[child]
                 self.earned[child] = self.kept(node, self.starts[token])
                 queue.append(child)
