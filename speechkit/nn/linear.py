@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FEWEST_ROWS = 4  # oneDNN takes longer for fewer
+FEW = 1 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 2  # rows that are multiplied one by one
 NARROW = 256  # input features, up to which the transpose is the better layout for so few rows
 
 
@@ -19,6 +20,9 @@ class Linear(nn.Linear):
     14 rows: 0.40, 0.64, 0.51, 0.66, 0.80; in oneDNN's blocked layout, with four rows at least: 0.28, 0.28, 0.28, 0.33,
     0.45; the transpose, for a single row: 0.22, or the weights themselves where there are no more outputs than inputs.
     (256 to 1024 features and 2 rows: 0.16 in PyTorch's, 0.14 in oneDNN's layout, 0.08 transposed.)
+
+    Those are of a CPU with AVX-512. With AVX2 alone two rows are still few: 0.83 in PyTorch's, 0.92 in oneDNN's layout
+    and 0.53 transposed (512 to 2048 features); 0.59, 0.83 and 0.96 (2048 to 512).
 
     A copy takes as much memory as the weights. It is made when first needed, and anew where weights were changed, other
     than through `.data` since the last call of `train()` or `eval()`; it is not pickled and no part of the state dict.
@@ -41,9 +45,9 @@ class Linear(nn.Linear):
             return F.linear(input, self.weight, self.bias)
         rows = input.numel() // self.in_features
         wider = self.in_features < self.out_features
-        if wider and rows < (FEWEST_ROWS if self.in_features <= NARROW else 2):
+        if wider and (rows <= FEW or (rows < FEWEST_ROWS and self.in_features <= NARROW)):
             return F.linear(input, self.copy("transposed"), self.bias)
-        if rows < 2:
+        if rows <= FEW:
             return F.linear(input, self.weight, self.bias)
         if rows >= FEWEST_ROWS:
             return _blocked(input, self.copy("blocked"), self.bias)
