@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from speechkit import audio
@@ -39,11 +40,18 @@ class Pieces:
         if isinstance(source, str | Path):
             yield from audio.blocks(source, self.rate)
         elif isinstance(source, np.ndarray | Tensor):
-            samples = source.detach().float().cpu().numpy() if isinstance(source, Tensor) else source
-            wave = audio.prepare(samples, rate, self.rate)
+            wave = audio.prepare(_array(source), rate, self.rate)
             yield from (wave[begin : begin + self.rate] for begin in range(0, len(wave), self.rate))
         else:
             resampler = audio.StreamResampler(rate, self.rate)
             for piece in source:
                 yield resampler.push(audio.checked(piece))
             yield resampler.flush()
+
+
+def _array(samples: np.ndarray | Tensor) -> np.ndarray:
+    """Samples as NumPy has them, which knows no bfloat16."""
+    if not isinstance(samples, Tensor):
+        return samples
+    samples = samples.detach().cpu()
+    return (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()

@@ -280,7 +280,10 @@ def test_samples_of_a_program_come_in_many_kinds() -> None:
     for same in (wave.astype(">f4"), wave[:, None], torch.from_numpy(wave)):
         assert said(model.transcribe(same)) == expected
     whole = (wave * 2**15).astype(np.int16)
-    assert said(model.transcribe(whole)) == said(model.transcribe(whole.astype(">i2")))
+    for same in (whole.astype(">i2"), torch.from_numpy(whole), whole.astype(np.float32) / 2**15):
+        assert said(model.transcribe(same)) == said(model.transcribe(whole))
+    half = torch.from_numpy(wave).bfloat16()
+    assert said(model.transcribe(half)) == said(model.transcribe(half.float()))
     for rate in (0, -1):
         with pytest.raises(InputError, match=f"sample rate of {rate} Hz"):
             model.transcribe(wave, rate=rate)
