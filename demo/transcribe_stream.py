@@ -10,6 +10,7 @@ import speechkit
 from speechkit import audio
 from speechkit.asr.transcriber import Transcriber, TranscriptStream
 from speechkit.errors import InputError
+from speechkit.startup import status
 
 BLOCK_S = 0.08  # seconds of sound handed over at a time: any size gives the same text
 LATENCY_MS = 80.0
@@ -60,14 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="a release folder, a published .nemo file or a hub id; the packaged one else")
     parser.add_argument("--latency-ms", type=float, help="how far the model may look ahead; 80 where it offers that")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         model = speechkit.load(options.model)
         blocks = audio.blocks(options.file, model.rate, BLOCK_S) if options.file else microphone(model.rate)
         print(transcribe(model, blocks, options.latency_ms))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return status(run)
 
 
 if __name__ == "__main__":

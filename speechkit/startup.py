@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from speechkit.errors import InputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 CLOSED = 141  # 128 + SIGPIPE
@@ -68,6 +70,18 @@ def printing() -> Iterator[None]:
             raise SystemExit(CLOSED) from None
         print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def status(command: Callable[[], None]) -> int:
+    """Runs a small command: 0, or 2 after one sentence for bad input, or 130 after Ctrl-C."""
+    try:
+        command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

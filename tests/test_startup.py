@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from speechkit import audio
-from speechkit.startup import ctrl_c_raises, printing, starting
+from speechkit.errors import InputError
+from speechkit.startup import ctrl_c_raises, printing, starting, status
 from tests.asr.tiny import babble, release
 from tests.paths import ROOT, hear_ctrl_c
 
@@ -136,3 +137,14 @@ def test_closed_streams_are_no_traceback(
     assert bool(out) == (">&-" not in redirected.replace("2>&-", ""))
     if "--output" in redirected:
         assert (heard / "texts" / "a.txt").read_text().strip()
+
+
+def test_a_small_command_ends_as_the_large_ones_do(capsys: pytest.CaptureFixture[str]) -> None:
+    def refused() -> None:
+        raise InputError("no such thing")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert [status(lambda: None), status(refused), status(interrupted)] == [0, 2, 130]
+    assert capsys.readouterr().err == "error: no such thing\n"

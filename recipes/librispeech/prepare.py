@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from speechkit.data.manifest import from_librispeech, write_manifest
 from speechkit.errors import InputError
+from speechkit.startup import status
 
 URL = "https://www.openslr.org/resources/12"
 MD5 = {  # of SPLIT.tar.gz, as https://www.openslr.org/resources/12/md5sum.txt has them
@@ -152,14 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--url", default=URL, help="where SPLIT.tar.gz lies: a mirror (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep the archives")
     chosen = parser.parse_args(arguments)
-    try:
-        prepare(chosen.root, chosen.splits, chosen.url, chosen.keep)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return status(lambda: prepare(chosen.root, chosen.splits, chosen.url, chosen.keep))
 
 
 def _progress() -> Progress:

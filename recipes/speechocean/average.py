@@ -13,8 +13,8 @@ from pathlib import Path
 
 from speechkit import hub
 from speechkit.checkpoints import mean, weights
-from speechkit.errors import InputError
 from speechkit.release import build_model, check_tensors
+from speechkit.startup import status
 
 
 def average(release: Path, out: Path, checkpoints: Sequence[Path]) -> None:
@@ -42,12 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("checkpoints", type=Path, nargs="+")
     chosen = parser.parse_args(arguments)
-    try:
-        average(chosen.release, chosen.out, chosen.checkpoints)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status(lambda: average(chosen.release, chosen.out, chosen.checkpoints))
 
 
 if __name__ == "__main__":

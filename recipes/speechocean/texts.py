@@ -1,7 +1,7 @@
 """English sentences for synthetic speech, and the tokenizer of a model that hears them.
 
     python -m recipes.speechocean.texts texts.txt CORPUS/train-l2 --tokenizer FOLDER
-    python -m speechkit.data.mini OUT --texts texts.txt --minutes 4200 --split train-synthetic
+    python -m speechkit.data.mini OUT --texts texts.txt --minutes 3060 --split train-synthetic
 
 Three sources: `sentences.txt` beside this file, twelve thousand sentences of conversation, news and stories that were
 written for speechkit (Apache-2.0, as the rest of it); the transcripts of the corpora that are named, so that the voices
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from speechkit.errors import InputError
 from speechkit.files import replace
+from speechkit.startup import status
 from speechkit.text import normalize, train_sentencepiece
 
 WORDS = range(3, 23)  # of a sentence
@@ -98,6 +99,15 @@ def collect(corpora: Iterable[Path], most: int) -> list[str]:
     return found
 
 
+def write(out: Path, corpora: Iterable[Path], most: int, tokenizer: Path | None) -> None:
+    """The sentences that `collect` finds, one a line, and perhaps a tokenizer of them; raises as `collect`."""
+    found = collect(corpora, most)
+    replace(out, "".join(f"{sentence}\n" for sentence in found).encode())
+    print(f"{len(found)} sentences in {out}")
+    if tokenizer is not None:
+        train_sentencepiece([normalize(text) for text in found], tokenizer, PIECES, "unigram")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(description="English sentences for synthetic speech.")
@@ -106,16 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--documentation", type=int, default=12_000, help="sentences of Python packages at most")
     parser.add_argument("--tokenizer", type=Path, help=f"folder for a tokenizer of {PIECES} pieces")
     chosen = parser.parse_args(arguments)
-    try:
-        found = collect(chosen.corpora, chosen.documentation)
-        replace(chosen.out, "".join(f"{sentence}\n" for sentence in found).encode())
-        print(f"{len(found)} sentences in {chosen.out}")
-        if chosen.tokenizer is not None:
-            train_sentencepiece([normalize(text) for text in found], chosen.tokenizer, PIECES, "unigram")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status(lambda: write(chosen.out, chosen.corpora, chosen.documentation, chosen.tokenizer))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from speechkit.data.espeak import Espeak
 from speechkit.data.sentences import sentences
 from speechkit.data.synthesis import FORMATS, SUMMARY, Style, Summary, generate, usable_voices
 from speechkit.errors import InputError
+from speechkit.startup import status
 
 __all__ = ["DEV_VARIANTS", "TEST_VARIANTS", "generate", "main", "prepare", "summaries"]
 
@@ -107,22 +108,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
-    try:
-        if chosen.texts is None:
-            print(prepare(chosen.out, chosen.minutes, chosen.seed, chosen.workers))
-        else:
-            texts, hours = _read_texts(chosen.texts), chosen.minutes / 60
-            style = replace(TRAIN_STYLE, rate=(125, 210), pitch=(10, 90), pitch_range=(20, 80))
-            made = generate(
-                texts, chosen.out, chosen.split, hours, None, chosen.workers, chosen.seed, style, 1, chosen.format
-            )
-            print(f"{made.seconds / 3600:.2f} h, {made.utterances} utterances, {len(made.voices)} voices")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return status(lambda: _make(chosen))
+
+
+def _make(chosen: argparse.Namespace) -> None:
+    if chosen.texts is None:
+        print(prepare(chosen.out, chosen.minutes, chosen.seed, chosen.workers))
+        return
+    texts, hours = _read_texts(chosen.texts), chosen.minutes / 60
+    style = replace(TRAIN_STYLE, rate=(125, 210), pitch=(10, 90), pitch_range=(20, 80))
+    made = generate(texts, chosen.out, chosen.split, hours, None, chosen.workers, chosen.seed, style, 1, chosen.format)
+    print(f"{made.seconds / 3600:.2f} h, {made.utterances} utterances, {len(made.voices)} voices")
 
 
 def _folder_name(minutes: float, seed: int, dev: int, test: int) -> str:
