@@ -170,7 +170,8 @@ def test_a_run_ends_with_scores_a_release_and_the_command_that_uses_it(whole: tu
     out, said, _ = whole
     plain = " ".join(said.split())
     assert "no data.root given: using the embedded corpus; the recipe's mini block applies" in plain
-    assert re.search(r"trainer: .*max_steps: \d+ ", plain)
+    steps = yaml.safe_load((out / "config.yaml").read_text())["trainer"]["max_steps"]
+    assert re.search(rf"mini block applies: .*trainer: .*max_steps: {steps} ", plain)
     assert "WER %" in plain
     assert "test-mini: scoring 1 utterances" in plain
     assert "evaluation" in plain

@@ -204,6 +204,19 @@ def test_batches_carry_tokens_of_normalised_texts(corpus: Path) -> None:
         assert batch.tokens[row, : batch.token_lengths[row]].tolist() == [ord(c) for c in text]
 
 
+def test_what_was_skipped_is_counted_in_full_and_every_time(tmp_path: Path) -> None:
+    audio.write(tmp_path / "good.wav", np.full(1600, 0.1))
+    lines = [f"{name}.wav\tA WORD" for name in ("good", *(f"missing{i}" for i in range(40)))]
+    lines.append("good.wav\twort 5")
+    (tmp_path / "all.tsv").write_text("\n".join(lines))
+    data = SpeechDataModule(None, test=[str(tmp_path / "all.tsv")], max_bad=0.99)
+    for _ in range(2):
+        kept, waves, skipped = data.waves(str(tmp_path / "all.tsv"))
+        assert (len(kept), len(waves), len(skipped)) == (1, 1, 41)
+        assert [f"missing{i}.wav" in skipped[i] for i in range(40)] == [True] * 40
+        assert "unknown characters" in skipped[40]
+
+
 def test_validation_is_one_loader_and_test_is_one_per_split(corpus: Path) -> None:
     data = module(corpus, valid=["dev", "test"], test=["test", "dev"], min_seconds=10)
     valid = data.val_dataloader()
