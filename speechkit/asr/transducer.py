@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -64,10 +65,29 @@ def _scores(joiner: Joiner, encoder: Tensor, predictor: Tensor, targets: Tensor)
 
 def label_scores(logits: Tensor, targets: Tensor, blank: int = -1) -> tuple[Tensor, Tensor]:
     """(batch, steps, tokens + 1, vocab + 1) logits -> what the lattice needs of their log-softmax."""
-    total = logits.logsumexp(-1)
     index = targets.clamp(0, logits.shape[-1] - 1)[:, None, :, None].expand(-1, logits.shape[1], -1, -1)
-    label = logits[:, :, :-1].gather(-1, index)[..., 0] - total[:, :, :-1]
-    return logits[..., blank] - total, label
+    return _LabelScores.apply(logits, index, blank)
+
+
+class _LabelScores(torch.autograd.Function):
+    """Two columns of a log-softmax, whose gradient is written once, not once for each of its parts."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+        total = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, total, index)
+        ctx.blank = blank
+        return logits[..., blank] - total, logits[:, :, :-1].gather(-1, index)[..., 0] - total[:, :, :-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (blank, label), (logits, total, index) = grads, ctx.saved_tensors
+        grad = (logits - total[..., None]).exp_()
+        grad *= -(blank + F.pad(label, (0, 1)))[..., None]
+        grad[..., ctx.blank] += blank
+        grad[:, :, :-1].scatter_add_(-1, index, label[..., None])
+        return grad, None, None
 
 
 def lattice_loss(
