@@ -1,7 +1,7 @@
 """Depthwise-striding convolutional subsampling by 8, causal (streams) or centred."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class Subsampling(nn.Module):
 
         Fourteen seconds of speech, 32 channels, one thread: 11 against 16 ms for the stack, 26 against 38 in training.
         """
-        convolution = self.strided[0]
+        convolution = cast(nn.Conv2d, self.strided[0])
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return convolution(x)
         windows = x[:, 0].unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)
