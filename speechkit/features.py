@@ -96,12 +96,25 @@ class LogMel(nn.Module):
 
     def _log_mel(self, samples: Tensor, frames: int) -> Tensor:
         """(batch, (frames - 1) * hop + window) pre-emphasised samples -> (batch, frames, n_mels)."""
+        if torch.compiler.is_exporting():
+            return self._scaled(self._convolved_power(samples)[:, :frames])
         windows = samples.unfold(-1, self.window_samples, self.hop)[:, :frames]
         # Centred in the transform, as in torch.stft: rounding then is NeMo's, 2e-6 apart where it was 2e-4.
         room = self.n_fft - self.window_samples
         spectrum = torch.fft.rfft(torch.nn.functional.pad(windows * self.window, (room // 2, room - room // 2)))
-        power = spectrum.real.square() + spectrum.imag.square()
+        return self._scaled(spectrum.real.square() + spectrum.imag.square())
+
+    def _scaled(self, power: Tensor) -> Tensor:
         return (torch.log(power @ self.mel + LOG_GUARD) - self.mean) / self.deviation
+
+    def _convolved_power(self, samples: Tensor) -> Tensor:
+        """The power spectrum without a Fourier transform, which graphs lack: a convolution with its windowed basis."""
+        time = torch.arange(self.window_samples, dtype=torch.float64)
+        angle = 2 * torch.pi / self.n_fft * torch.arange(self.n_fft // 2 + 1, dtype=torch.float64)[:, None] * time
+        basis = (torch.cat([angle.cos(), angle.sin()]) * self.window.cpu().double()).to(samples)
+        parts = torch.nn.functional.conv1d(samples[:, None], basis[:, None], stride=self.hop)
+        real, imaginary = parts.square().chunk(2, dim=1)
+        return (real + imaginary).transpose(1, 2)
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, samples) in [-1, 1] -> (batch, samples // hop + 1, n_mels), zero after each row's valid frames."""

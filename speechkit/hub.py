@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from speechkit import __version__
 from speechkit.errors import InputError
 from speechkit.importers import nemo
+from speechkit.onnx import read as exported
 from speechkit.release import API, Release, assemble
 from speechkit.text import CHARACTERS_FILE, PIECES_FILE, Tokenizer, load_tokenizer
 
@@ -25,6 +26,7 @@ TOKENIZERS = (PIECES_FILE, CHARACTERS_FILE)
 FORMAT = 1
 FETCHED = [CONFIG, WEIGHTS, CARD, *TOKENIZERS, "*.nemo"]  # what a model on the hub may consist of
 LARGEST_HALF = torch.finfo(torch.float16).max
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEFAULT = Path(__file__).parent / "models" / "asr"  # the release folder that comes with the package
 
 
@@ -49,6 +51,9 @@ def load(
     if compat not in (None, "reference"):
         raise InputError(f"compat must be 'reference' or nothing, got {compat!r}")
     device = checked_device(str(device))
+    place = Path(default() if path is None else path).expanduser()
+    if exported.is_export(place):
+        return _load_export(place, device, compat, length_rule)
     release = read(default() if path is None else path, length_rule)
     api = assemble(release, device)
     if compat is not None:
@@ -56,6 +61,15 @@ def load(
             raise InputError(f"{release.source} has no other arithmetic to be compatible with")
         api.model.compat = compat
     return api
+
+
+def _load_export(folder: Path, device: str, compat: str | None, length_rule: str | None) -> Any:
+    if compat is not None or length_rule is not None:
+        raise InputError(f"{folder} is an export, whose arithmetic is fixed: compat and length_rule mean nothing to it")
+    provider = PROVIDERS.get(torch.device(device).type)
+    if provider is None:
+        raise InputError(f"{folder} is an export, which runs on cpu or cuda, not on {device}")
+    return exported.read(folder, torch.get_num_threads(), [provider])
 
 
 def checked_device(name: str) -> str:

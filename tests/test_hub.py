@@ -56,10 +56,10 @@ def edit(folder: Path, change: Any) -> None:
 def test_what_is_saved_comes_back(folder: Path, model: Recognizer) -> None:
     loaded = speechkit.load(folder)
     assert isinstance(loaded, Transcriber)
-    assert not loaded.model.training
+    assert not loaded.network.training
     assert loaded.tokenizer.pieces == SYMBOLS
     assert loaded.model.contexts == [(4, 1), (4, 0)]
-    ours, theirs = loaded.model.state_dict(), model.state_dict()
+    ours, theirs = loaded.network.state_dict(), model.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["release"]

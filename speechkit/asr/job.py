@@ -119,7 +119,7 @@ class RecognitionJob:
     def evaluate(self, model: Recognizer, data: SpeechDataModule, splits: Sequence[str]) -> list[Score]:
         """Scores of every split, head and look-ahead, offline and streaming; a split that cannot be read has none."""
         transcriber, scores = Transcriber(model, self.tokenizer), []
-        device = model.front.window.device
+        device = model.device
         for split in splits:
             try:
                 kept, waves, _ = data.waves(split, self.eval_utterances)

@@ -1,6 +1,6 @@
 """A recogniser: front end, encoder and the heads it was built with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,19 @@ class Losses(NamedTuple):
 
     ctc: Tensor  # (batch,)
     transducer: Tensor  # (batch,)
+
+
+def context_within(latency_ms: float, offers: Mapping[float, Context]) -> Context:
+    """The context of the longest look-ahead, in milliseconds, that is not over `latency_ms`.
+
+    Raises:
+        InputError: there is none.
+    """
+    fitting = [latency for latency in offers if latency <= latency_ms]
+    if not fitting:
+        known = ", ".join(f"{latency:g}" for latency in sorted(offers)) or "none (full context)"
+        raise InputError(f"no context of this model has a look-ahead of at most {latency_ms:g} ms; it has {known}")
+    return offers[max(fitting)]
 
 
 class Recognizer(nn.Module):
@@ -67,6 +80,16 @@ class Recognizer(nn.Module):
         return self.encoder.contexts
 
     @property
+    def rate(self) -> int:
+        """Sampling rate in Hz."""
+        return self.front.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.front.window.device
+
+    @property
     def step_ms(self) -> float:
         """Milliseconds between encoder steps."""
         return 1000 * self.front.hop * self.encoder.stride / self.front.sample_rate
@@ -82,28 +105,26 @@ class Recognizer(nn.Module):
         return context[1] * self.step_ms * reach
 
     def context_at(self, latency_ms: float) -> Context:
-        """The trained context of the longest look-ahead that is not over `latency_ms`.
+        """As `context_within` the contexts that the model was trained with."""
+        return context_within(latency_ms, {self.latency_ms(c): c for c in self.contexts if c[1] >= 0})
 
-        Raises:
-            InputError: there is none.
-        """
-        offers = {self.latency_ms(context): context for context in self.contexts if context[1] >= 0}
-        fitting = [latency for latency in offers if latency <= latency_ms]
-        if not fitting:
-            known = ", ".join(f"{latency:g}" for latency in sorted(offers)) or "none (full context)"
-            raise InputError(f"no context of this model has a look-ahead of at most {latency_ms:g} ms; it has {known}")
-        return offers[max(fitting)]
+    def streams(self, context: Context) -> bool:
+        """Whether the model can run chunk by chunk at a context."""
+        return min(context) >= 0 and self.encoder.causal and self.front.normalize is None
 
     def encode(self, wave: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
         """(batch, samples) -> (batch, steps, dim) and the steps of each row, under the masks of a context."""
         features, feature_lengths = self.front(wave, lengths)
         return self.encoder(features, feature_lengths, context)
 
-    def streaming(self, context: Context) -> Chain:
-        """Samples (batch, time, 1) to encoder steps, chunk by chunk; equal to `encode` under the same context."""
-        if self.compat == "reference":
+    def streaming(self, context: Context, chunks: int = 1) -> Chain:
+        """Samples (batch, time, 1) to encoder steps, chunk by chunk; equal to `encode` under the same context.
+
+        Takes `chunks` attention chunks a call; of several, no other arithmetic than our own is known.
+        """
+        if self.compat == "reference" and chunks == 1:
             return Chain(self.front, NemoStream(self.encoder, context))
-        return Chain(self.front, self.encoder.at(context))
+        return Chain(self.front, self.encoder.at(context, chunks))
 
     def losses(
         self, encoder: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, fastemit: float = 0.0

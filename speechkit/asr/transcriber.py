@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechkit.asr.acoustic import AcousticModel
 from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
@@ -20,7 +21,6 @@ from speechkit.asr.pieces import Audio, Pieces
 from speechkit.asr.transcript import Transcript, joined, transcript
 from speechkit.asr.transcript_stream import TranscriptStream
 from speechkit.errors import InputError
-from speechkit.streaming.chain import Chain
 from speechkit.streaming.stream import Stream
 from speechkit.text import Tokenizer
 
@@ -36,19 +36,31 @@ Phrases = Sequence[str | tuple[str, float]]
 class Transcriber:
     """A recogniser with its tokenizer: what `speechkit.load` gives for recognition models."""
 
-    def __init__(self, model: Recognizer, tokenizer: Tokenizer) -> None:
-        self.model = model.eval()
+    def __init__(self, model: AcousticModel, tokenizer: Tokenizer) -> None:
+        model.eval()
+        self.model: AcousticModel = model
         self.tokenizer = tokenizer
+
+    @property
+    def network(self) -> Recognizer:
+        """The model where it is PyTorch's own.
+
+        Raises:
+            InputError: it is an export.
+        """
+        if not isinstance(self.model, Recognizer):
+            raise InputError("this model is an export: take the release that it was made of")
+        return self.model
 
     @property
     def rate(self) -> int:
         """Sampling rate that the model takes, in Hz."""
-        return self.model.front.sample_rate
+        return self.model.rate
 
     @property
     def latencies_ms(self) -> list[float]:
         """The look-aheads that the model can stream with, longest first; empty where it needs full context."""
-        limited = [context for context in self.model.contexts if self._streams(context)]
+        limited = [context for context in self.model.contexts if self.model.streams(context)]
         return sorted((self.model.latency_ms(context) for context in limited), reverse=True)
 
     def context(self, latency_ms: float | None) -> Context:
@@ -125,7 +137,7 @@ class Transcriber:
         """Pieces (samples, 1) -> encoder steps (steps, dim) as they come, many attention chunks a call."""
         chunk_seconds = (context[1] + 1) * self.model.step_ms / 1000
         chunks = max(1, round(BLOCK_SECONDS / chunk_seconds))
-        stream = Stream(Chain(self.model.front, self.model.encoder.at(context, chunks)))
+        stream = Stream(self.model.streaming(context, chunks))
         for piece in pieces:
             yield from stream.push(piece)
         yield from stream.flush()
@@ -139,7 +151,7 @@ class Transcriber:
         hotword_weight: float = 2.0,
     ) -> TranscriptStream:
         """A stream of samples at `rate` (the model's where none is given) with a look-ahead of at most `latency_ms`."""
-        limited = [context for context in self.model.contexts if self._streams(context)]
+        limited = [context for context in self.model.contexts if self.model.streams(context)]
         if not limited:
             raise InputError("this model was trained with full context: it cannot stream, only hear whole recordings")
         context = limited[0] if latency_ms is None else self.context(latency_ms)
@@ -148,13 +160,9 @@ class Transcriber:
         greedy = self.greedy(decoder, self.booster(hotwords, hotword_weight))
         return TranscriptStream(self.model, self.tokenizer, context, greedy, self.rate if rate is None else rate)
 
-    def _streams(self, context: Context) -> bool:
-        """Whether the model can run chunk by chunk at a context."""
-        return min(context) >= 0 and self.model.encoder.causal and self.model.front.normalize is None
-
     def _decode(self, pieces: Iterator[np.ndarray], context: Context, search: Search, nbest: int) -> list[Hypothesis]:
         """Hypotheses, best first: short audio under masks, long audio in blocks of the stream or in windows."""
-        limit = WHOLE_SECONDS if self._streams(context) else WINDOW_SECONDS
+        limit = WHOLE_SECONDS if self.model.streams(context) else WINDOW_SECONDS
         head = np.zeros(0, np.float32)
         for piece in pieces:
             head = np.concatenate([head, piece])
@@ -163,7 +171,7 @@ class Transcriber:
         else:
             return self._whole(head, context, search, nbest)
         everything = chain([head], pieces)
-        if not self._streams(context):
+        if not self.model.streams(context):
             return [self._windowed(everything, context, search)]
         state = search.init_state()
         for steps in self.encode_blocks((self._tensor(piece)[:, None] for piece in everything), context):
@@ -189,4 +197,4 @@ class Transcriber:
         return joined(parts, self.tokenizer)
 
     def _tensor(self, wave: np.ndarray) -> Tensor:
-        return torch.from_numpy(wave).to(self.model.front.window.device)
+        return torch.from_numpy(wave).to(self.model.device)

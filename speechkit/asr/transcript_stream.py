@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from speechkit import audio
+from speechkit.asr.acoustic import AcousticModel
 from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.words import Word, words
-from speechkit.asr.model import Recognizer
 from speechkit.asr.transcript import Transcript, plain, transcript
 from speechkit.errors import InputError
 from speechkit.streaming.chain import Chain
@@ -37,10 +37,10 @@ class TranscriptStream:
     """
 
     def __init__(
-        self, model: Recognizer, tokenizer: Tokenizer, context: Context, greedy: CtcGreedy | RnntGreedy, rate: int
+        self, model: AcousticModel, tokenizer: Tokenizer, context: Context, greedy: CtcGreedy | RnntGreedy, rate: int
     ) -> None:
         self.model, self.tokenizer, self._greedy = model, tokenizer, greedy
-        self._resampler = audio.StreamResampler(rate, model.front.sample_rate)
+        self._resampler = audio.StreamResampler(rate, model.rate)
         self._samples = 0
         self._over = False
         self._enter(context)
@@ -67,7 +67,7 @@ class TranscriptStream:
     @property
     def seconds(self) -> float:
         """Seconds of audio that were heard so far."""
-        return self._samples / self.model.front.sample_rate
+        return self._samples / self.model.rate
 
     @property
     def words(self) -> list[Word]:
@@ -126,7 +126,7 @@ class TranscriptStream:
     @property
     def _heard(self) -> float:
         """Seconds of the segment."""
-        return (self._samples - self._border) / self.model.front.sample_rate
+        return (self._samples - self._border) / self.model.rate
 
     def _words(self, begin: int, end: int | None) -> list[Word]:
         found = words(self._part(begin, end), self.tokenizer, self.model.step_ms, seconds=self._heard)
@@ -134,13 +134,13 @@ class TranscriptStream:
 
     def _shifted(self, word: Word) -> Word:
         """With times from the beginning of the stream."""
-        start = self._border / self.model.front.sample_rate
+        start = self._border / self.model.rate
         return replace(word, start_s=round(start + word.start_s, 3), end_s=round(start + word.end_s, 3))
 
     def _take(self, samples: np.ndarray) -> None:
         self._samples += len(samples)
         if len(samples):
-            self._append(self._stream.push(torch.from_numpy(samples).to(self.model.front.window.device)[:, None]))
+            self._append(self._stream.push(torch.from_numpy(samples).to(self.model.device)[:, None]))
 
     def _append(self, pieces: Sequence[Tensor]) -> None:
         before = len(self._found.tokens)
@@ -158,7 +158,7 @@ class TranscriptStream:
             return
         complete = self._words(self._begin, begin)
         if complete:
-            next_s = self._border / self.model.front.sample_rate + self._found.steps[begin] * self.model.step_ms / 1000
+            next_s = self._border / self.model.rate + self._found.steps[begin] * self.model.step_ms / 1000
             following = max(complete[-1].start_s, round(next_s, 3))
             complete[-1] = replace(complete[-1], end_s=min(complete[-1].end_s, following))
         self.settled += complete

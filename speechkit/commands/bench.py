@@ -105,7 +105,7 @@ def chunk_calls(chain: Chain, inputs: Tensor) -> Callable[[], None]:
 @torch.inference_mode()
 def measure(part: str, transcriber: Transcriber, context: Context, seconds: float, batch: int) -> Cost:
     """Costs of a part at one context, over so many seconds of audio and `FEWEST_CALLS` at least."""
-    model = transcriber.model
+    model = transcriber.network
     encoder = model.encoder.at(context)
     chain = encoder if part == "encoder" else Chain(model.front, encoder, transcriber.greedy())
     torch.manual_seed(0)
@@ -190,10 +190,10 @@ def bench(
     """Measure what a chunk of audio costs on this machine: CPU and wall time, real-time factor, state per stream."""
     use_threads(threads)
     found = silent(size) if model is None else recogniser(model)
-    millions = sum(p.numel() for p in found.model.parameters()) / 1e6
+    millions = sum(p.numel() for p in found.network.parameters()) / 1e6
     costs = [
         measure(part, found, context, seconds, batch)
-        for context in parse_contexts(contexts, found.model)
+        for context in parse_contexts(contexts, found.network)
         for part in ("encoder", "all")
     ]
     about = {"model": model or f"{size}, random weights", "parameters_m": round(millions, 2), "batch": batch}

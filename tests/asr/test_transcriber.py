@@ -216,7 +216,7 @@ def test_a_model_of_full_context_hears_long_audio_in_windows(monkeypatch: pytest
 
 def test_a_front_end_that_needs_the_utterance_does_not_stream() -> None:
     model = transcriber()
-    model.model.front.normalize = "per_feature"
+    model.network.front.normalize = "per_feature"
     assert model.latencies_ms == []
     assert model.transcribe(babble(2)).seconds == 2
     with pytest.raises(InputError, match="cannot stream"):

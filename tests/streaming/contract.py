@@ -25,6 +25,7 @@ class Case:
     longest: int  # inputs of the longest sequence that is tried
     multiples: tuple[int, ...] = (1,)  # of `chunk` that a call may take
     dense: bool = True  # an output for every `stride` inputs; decoders give what they find
+    tolerance: float = 1e-9  # double precision's rounding
 
     def inputs(self, count: int) -> list[Tensor]:
         """Nothing, one input, what ends on the grid, one more, the longest, and `count` of random length; shuffled."""
@@ -43,10 +44,9 @@ class Case:
             y, count = self.forward(x, lengths)
         return y[0, : int(count[0])]
 
-
-def close(actual: Tensor, expected: Tensor) -> None:
-    """Equal to double precision's rounding."""
-    torch.testing.assert_close(actual, expected, atol=1e-9, rtol=1e-9)
+    def close(self, actual: Tensor, expected: Tensor) -> None:
+        """Equal to the module's rounding."""
+        torch.testing.assert_close(actual, expected, atol=self.tolerance, rtol=self.tolerance)
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def any_cut_equals_the_whole(case: Case, tries: int = 5) -> None:
             start += size
         outputs += stream.flush()
         expected = case.expected(x)
-        close(torch.cat([*outputs, expected[:0]]), expected)
+        case.close(torch.cat([*outputs, expected[:0]]), expected)
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def rows_in_any_phase_are_independent(case: Case, rows: int = 4) -> None:
                 taken[row] += int(chunk.lengths[row])
                 outputs[row].append(y.values[row, :count])
                 if y.last[row]:
-                    close(torch.cat(outputs[row]), case.expected(x))
+                    case.close(torch.cat(outputs[row]), case.expected(x))
                     current[row], done = None, done + 1
         assert done == streams, "a stream did not end"
 
@@ -141,7 +141,7 @@ def outputs_come_in_time_and_see_no_further(case: Case) -> None:
         due = (fed - module.lookahead - 1) // module.stride + 1
         assert not case.dense or given >= min(due, len(whole)), f"{given} outputs after {fed} inputs, {due} were due"
         changed = torch.cat([x[:fed], torch.randn_like(x[fed:])])
-        close(case.expected(changed)[:given], whole[:given])
+        case.close(case.expected(changed)[:given], whole[:given])
 
 
 @torch.no_grad()
@@ -151,7 +151,7 @@ def streams_can_be_moved_forked_and_batched(case: Case) -> None:
     sequences = [torch.randn(case.longest, case.dim, dtype=torch.double) for _ in range(3)]
     for multiple in case.multiples:
         for actual, x in zip(run(module, sequences, batch=2, chunks=multiple), sequences, strict=True):
-            close(actual, case.expected(x))
+            case.close(actual, case.expected(x))
     half = case.longest // 2
     streams = [Stream(module) for _ in sequences]
     before = [stream.push(x[:half]) for stream, x in zip(streams, sequences, strict=True)]
@@ -161,7 +161,7 @@ def streams_can_be_moved_forked_and_batched(case: Case) -> None:
     for state, row in zip(moved, (2, 0, 1), strict=True):
         streams[row].state = state
     for stream, early, x in zip(streams, before, sequences, strict=True):
-        close(torch.cat([*early, *stream.push(x[half:]), *stream.flush()]), case.expected(x))
+        case.close(torch.cat([*early, *stream.push(x[half:]), *stream.flush()]), case.expected(x))
 
 
 CHECKS = (

@@ -12,6 +12,7 @@ from speechkit.asr.predictor import Predictor, PredictorState
 from speechkit.streaming.state import Chunk, where
 
 WINDOW = 8  # steps that one call of the joiner looks at: most of them are blank
+MAX_SYMBOLS = 10  # of one step, unless something else is asked for
 
 
 class CtcGreedyState(NamedTuple):
@@ -44,11 +45,11 @@ class CtcGreedy(nn.Module):
     def __init__(self, head: CtcHead, booster: PhraseBooster | None = None) -> None:
         super().__init__()
         self.head = head
-        self.booster = booster if booster is None else booster.to(head.out.weight.device)
+        self.booster = booster if booster is None else booster.to(_device(head))
 
     def init_state(self, batch: int) -> CtcGreedyState:
         """State of `batch` streams that have not begun."""
-        zeros = torch.zeros(batch, dtype=torch.int64, device=self.head.out.weight.device)
+        zeros = torch.zeros(batch, dtype=torch.int64, device=_device(self.head))
         start = 0 if self.booster is None else self.booster.initial
         return CtcGreedyState(zeros + self.head.blank, zeros + start, zeros)
 
@@ -88,14 +89,14 @@ class RnntGreedy(nn.Module):
     lookahead = 0
 
     def __init__(
-        self, predictor: Predictor, joiner: Joiner, max_symbols: int = 10, booster: PhraseBooster | None = None
+        self, predictor: Predictor, joiner: Joiner, max_symbols: int = MAX_SYMBOLS, booster: PhraseBooster | None = None
     ) -> None:
         super().__init__()
         if max_symbols < 1:
             raise ValueError(f"max_symbols should be at least 1, got {max_symbols}")
         self.predictor, self.joiner = predictor, joiner
         self.blank, self.max_symbols = predictor.blank, max_symbols
-        self.booster = booster if booster is None else booster.to(joiner.out.weight.device)
+        self.booster = booster if booster is None else booster.to(_device(joiner))
 
     @torch.no_grad()
     def init_state(self, batch: int) -> RnntGreedyState:
@@ -170,6 +171,11 @@ class RnntGreedy(nn.Module):
         scores = torch.log_softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float))
         ahead = torch.where(found, ahead, inside.sum(1))
         return found, ahead, label, scores.gather(1, label[:, None])[:, 0]
+
+
+def _device(module: nn.Module) -> torch.device:
+    """Where a head's weights are; those of an ONNX graph are on the CPU."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def _choose(scores: Tensor, gain: Tensor, previous: Tensor, blank: int) -> Tensor:

@@ -6,13 +6,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from speechkit.asr.acoustic import AcousticModel
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.ctc_beam import CtcBeam
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.rnnt_beam import RnntBeam
 from speechkit.asr.decoding.scoring import Scorer
-from speechkit.asr.model import Recognizer
 from speechkit.errors import InputError
 from speechkit.streaming.state import Chunk
 
@@ -52,7 +52,7 @@ class GreedySearch:
         return [state[1]]
 
 
-def make_greedy(model: Recognizer, decoder: str, booster: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
+def make_greedy(model: AcousticModel, decoder: str, booster: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
     """The greedy decoder of a head, ``rnnt`` or ``ctc``, of a model that has it."""
     if decoder == "rnnt" and model.predictor is not None and model.joiner is not None:
         return RnntGreedy(model.predictor, model.joiner, booster=booster)
@@ -61,7 +61,7 @@ def make_greedy(model: Recognizer, decoder: str, booster: PhraseBooster | None =
     raise no_decoder(model, decoder)
 
 
-def make_beam(model: Recognizer, decoder: str, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> CtcBeam | RnntBeam:
+def make_beam(model: AcousticModel, decoder: str, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> CtcBeam | RnntBeam:
     """The search for a decoder, ``rnnt`` or ``ctc``, of a model that has it; errors as `check_beam`."""
     check_beam(beam)
     if decoder == "rnnt" and model.predictor is not None and model.joiner is not None:
@@ -81,6 +81,6 @@ def check_beam(beam: int) -> None:
         raise InputError(f"a beam keeps from 1 to {LARGEST_BEAM} hypotheses, got {beam}")
 
 
-def no_decoder(model: Recognizer, decoder: str) -> InputError:
+def no_decoder(model: AcousticModel, decoder: str) -> InputError:
     """What to raise where a model lacks a decoder."""
     return InputError(f"this model has the decoders {', '.join(model.decoders)}, got {decoder!r}")

@@ -1,0 +1,133 @@
+"""Export folders made whole: written beside their place, checked, and only then put there."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from speechkit.asr.conformer import Context
+from speechkit.asr.transcriber import Transcriber
+from speechkit.errors import InputError
+from speechkit.onnx.check import TOLERANCE, WORSE, Parity, parity, word_errors
+from speechkit.onnx.read import is_export, read
+from speechkit.onnx.write import quantized, write
+
+PRECISIONS = ("fp32", "int8")
+Words = dict[tuple[str, float | None], float]  # percent of each decoder and look-ahead
+
+
+@contextmanager
+def fresh(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place, if nothing fails.
+
+    Raises:
+        InputError: the place cannot be written, or holds something that is no export.
+    """
+    folder = folder.expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and (is_export(folder) or not any(folder.iterdir()))):
+        raise InputError(f"{folder} holds something else: name a new folder, an empty one or that of an older export")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from error
+    try:
+        yield place
+        place.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            folder.rename(old / "old")
+            place.rename(folder)
+            shutil.rmtree(old)
+        else:
+            place.rename(folder)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def export(
+    transcriber: Transcriber,
+    folder: Path,
+    precisions: Sequence[str] = ("fp32",),
+    contexts: Sequence[Context] | None = None,
+    front: bool = True,
+    recordings: tuple[str, Sequence[Tensor], Sequence[str]] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Path]:
+    """Exports a recogniser, checks the graphs against it, and puts them into place.
+
+    Args:
+        transcriber: the recogniser.
+        folder: for one precision the export itself, for several the folder of their folders.
+        precisions: of ``fp32``, ``int8``.
+        contexts: look-aheads; all that the model streams with where none are given.
+        front: the graphs take samples; without it log-mel features.
+        recordings: a split's name, waves and texts, on which word errors are compared.
+        say: what takes the report, line by line.
+
+    Returns:
+        The folder of each precision.
+
+    Raises:
+        InputError: the model cannot be exported, the folder cannot be written, or a check failed.
+    """
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not precisions:
+        raise InputError(f"precisions are of {', '.join(PRECISIONS)}, got {', '.join(unknown) or 'none'}")
+    places = {name: folder / name if len(precisions) > 1 else folder for name in precisions}
+    with tempfile.TemporaryDirectory() as temporary:
+        whole = Path(temporary)
+        write(transcriber, whole, contexts, front)
+        exported = read(whole)
+        _check_parity("fp32", parity(transcriber, exported), say)
+        said = None if recordings is None else _check_words(transcriber, exported, "fp32", recordings, None, say)
+        for name, place in places.items():
+            with fresh(place) as inner:
+                shutil.copytree(whole, inner, dirs_exist_ok=True)
+                if name != "fp32":
+                    quantized(inner)
+                    exported = read(inner)
+                    _check_parity(name, parity(transcriber, exported), say)
+                    if recordings is not None:
+                        _check_words(transcriber, exported, name, recordings, said, say)
+            size = sum(file.stat().st_size for file in place.iterdir())
+            say(f"{name}: {size / 1e6:.1f} MB in {place}")
+    return places
+
+
+def _check_parity(precision: str, found: Sequence[Parity], say: Callable[[str], None]) -> None:
+    for item in found:
+        at = f" {item.context[0]},{item.context[1]}" if item.context else ""
+        say(f"{precision} {item.what}{at}: largest difference {item.difference:.1e} of {item.size:.1f}")
+    worst = max(item.difference for item in found)
+    if precision == "fp32" and not worst <= TOLERANCE:
+        raise InputError(f"the graphs do not compute what the model does: they differ by {worst:.1e}")
+
+
+def _check_words(
+    transcriber: Transcriber,
+    exported: Transcriber,
+    precision: str,
+    recordings: tuple[str, Sequence[Tensor], Sequence[str]],
+    before: Words | None,
+    say: Callable[[str], None],
+) -> Words:
+    """Word errors of an export beside those of the model, or those already known of it."""
+    split, waves, texts = recordings
+    expected, found = [before, *word_errors([exported], split, waves, texts)] if before is not None else word_errors(
+        [transcriber, exported], split, waves, texts
+    )  # fmt: skip
+    count = sum(len(text.split()) for text in texts)
+    for (decoder, latency), rate in found.items():
+        say(f"{precision} {split} ({count} words) {decoder} {latency:g} ms: WER {rate:.2f} %, the model's "
+            f"{expected[decoder, latency]:.2f} %")  # fmt: skip
+    worst = max(rate - expected[key] for key, rate in found.items())
+    allowed = 0.0 if precision == "fp32" else WORSE
+    if worst > allowed + 1e-9:
+        raise InputError(f"the {precision} graphs make {worst:.2f} % more word errors, where {allowed:g} is allowed")
+    return expected

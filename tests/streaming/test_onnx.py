@@ -1,0 +1,115 @@
+"""ONNX graphs keep the streaming contract of the modules that they were exported from."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from speechkit.asr.conformer import ConformerEncoder
+from speechkit.errors import InputError
+from speechkit.features import LogMel
+from speechkit.streaming.chain import Chain
+from speechkit.streaming.export import export_stream, share_weights
+from speechkit.streaming.onnx import Interface, OnnxGraph, OnnxStream
+from speechkit.streaming.state import Chunk, leaves, names, size_bytes
+from tests.streaming.contract import CHECKS, Case
+
+SINGLE = 1e-4  # the graphs compute in single precision
+CONTEXTS = [("chunked_limited", (4, 1)), ("chunked_limited", (4, 0)), ("regular", (4, 1))]
+
+
+def _model(style: str, context: tuple[int, int]) -> tuple[LogMel, ConformerEncoder]:
+    torch.manual_seed(7)
+    encoder = ConformerEncoder(
+        n_mels=8, dim=8, layers=2, heads=2, conv_kernel=3, subsampling_channels=3, contexts=[context], style=style
+    ).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return LogMel(sample_rate=1000, n_mels=8, n_fft=32, dither=0.0).eval(), encoder
+
+
+@pytest.fixture(scope="module", params=CONTEXTS, ids=lambda item: f"{item[0]}-{item[1][0]}-{item[1][1]}")
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Path, Interface]:
+    """The contract's case of a whole recogniser's graph, samples to steps; its file beside shared weights."""
+    front, encoder = _model(*request.param)
+    context = request.param[1]
+    path = tmp_path_factory.mktemp("onnx") / "encoder.onnx"
+    interface = export_stream(Chain(front, encoder.at(context)), path, dim=1)
+    share_weights([path], "weights.bin")
+
+    def forward(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        y, counts = encoder(*front(x[..., 0].float(), lengths), context)
+        return y.double(), counts
+
+    case = Case(OnnxStream(path, interface), forward, dim=1, longest=500, tolerance=SINGLE)
+    return case, path, interface
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_contract(check: Callable[[Case], None], exported: tuple[Case, Path, Interface]) -> None:
+    check(exported[0])
+
+
+def test_the_state_is_the_pytree_with_its_names(exported: tuple[Case, Path, Interface]) -> None:
+    case, path, interface = exported
+    graph = onnx.load(path, load_external_data=False).graph
+    state = case.module.init_state(3)
+    assert names(state) == [field.name for field in interface.state]
+    assert [item.name for item in graph.input] == ["values", "lengths", "last", *names(state)]
+    assert [item.name for item in graph.output][3:] == [f"{name}_next" for name in names(state)]
+    assert all(len(leaf) == 3 for leaf in leaves(state))
+    assert size_bytes(state) == sum(leaf[0].numel() * leaf.element_size() for leaf in leaves(state))
+
+
+def test_nothing_of_the_machine_is_in_a_graph(exported: tuple[Case, Path, Interface]) -> None:
+    data = exported[1].read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in data
+    assert b".py" not in data
+
+
+def test_an_interface_survives_json(exported: tuple[Case, Path, Interface]) -> None:
+    interface = exported[2]
+    assert Interface.from_dict(interface.as_dict()) == interface
+
+
+def test_graphs_share_equal_weights(tmp_path: Path) -> None:
+    _, encoder = _model("chunked_limited", (4, 1))
+    paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    interfaces = [export_stream(encoder.at((4, right)), path, dim=8) for right, path in zip((1, 0), paths, strict=True)]
+    share_weights(paths[:1], "weights.bin")
+    alone = (tmp_path / "weights.bin").stat().st_size
+    share_weights(paths, "weights.bin")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "b.onnx", "weights.bin"]
+    assert (tmp_path / "weights.bin").stat().st_size <= alone + 4096
+    for path, interface in zip(paths, interfaces, strict=True):
+        OnnxStream(path, interface)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x0a"])
+def test_damaged_graphs_are_refused_in_one_sentence(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="broken.onnx is no ONNX graph"):
+        OnnxGraph(path)
+
+
+def test_missing_weights_are_refused_in_one_sentence(exported: tuple[Case, Path, Interface], tmp_path: Path) -> None:
+    alone = tmp_path / "encoder.onnx"
+    alone.write_bytes(exported[1].read_bytes())
+    with pytest.raises(InputError, match="encoder.onnx is no ONNX graph that can be run here"):
+        OnnxGraph(alone)
+
+
+def test_a_provider_that_is_not_there_is_named(exported: tuple[Case, Path, Interface]) -> None:
+    with pytest.raises(InputError, match="no MadeUpProvider, only CPUExecutionProvider|no MadeUpProvider"):
+        OnnxGraph(exported[1], providers=["MadeUpProvider"])
+
+
+def test_room_for_too_much_is_refused(exported: tuple[Case, Path, Interface]) -> None:
+    case = exported[0]
+    x = torch.zeros(1, case.module.chunk + 1, 1)
+    with pytest.raises(ValueError, match=f"takes {case.module.chunk} inputs a call"):
+        case.module.step(Chunk(x, torch.tensor([1]), torch.tensor([False])), case.module.init_state(1))
