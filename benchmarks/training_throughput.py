@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechkit.asr import transducer
 from speechkit.asr.model import Recognizer
-from speechkit.commands.bench import SIZES, VOCAB_SIZE, untrained
+from speechkit.commands.bench import RECIPE, SIZES, of_size
+from speechkit.commands.untrained import VOCAB_SIZE, untrained
 from speechkit.nn.specaugment import SpecAugment
 
 STAGES = ("front end", "encoder", "loss", "backward", "optimizer")
@@ -128,7 +129,7 @@ def compiled(model: Recognizer) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Warms up, measures, and gives all numbers."""
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = untrained(options.size, options.override).to(device).train()
+    model = untrained(RECIPE, of_size(options.size, options.override)).to(device).train()
     transducer.MAX_LOGITS = options.max_logits
     flops = model_flops(model, options, device)
     if options.compile:

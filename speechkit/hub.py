@@ -51,9 +51,9 @@ def load(
     if compat not in (None, "reference"):
         raise InputError(f"compat must be 'reference' or nothing, got {compat!r}")
     device = checked_device(str(device))
-    place = Path(default() if path is None else path).expanduser()
-    if exported.is_export(place):
-        return _load_export(place, device, compat, length_rule)
+    folder = None if path is None else _export_folder(path)
+    if folder is not None:
+        return _load_export(folder, device, compat, length_rule)
     release = read(default() if path is None else path, length_rule)
     api = assemble(release, device)
     if compat is not None:
@@ -61,6 +61,15 @@ def load(
             raise InputError(f"{release.source} has no other arithmetic to be compatible with")
         api.model.compat = compat
     return api
+
+
+def _export_folder(path: str | Path) -> Path | None:
+    """The folder of an export, if that is what a path names."""
+    try:
+        folder = Path(path).expanduser()
+        return folder if exported.is_export(folder) else None
+    except (OSError, RuntimeError, ValueError):  # `read` says what is wrong with it
+        return None
 
 
 def _load_export(folder: Path, device: str, compat: str | None, length_rule: str | None) -> Any:

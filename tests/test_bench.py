@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from speechkit import hub
 from speechkit.commands import bench
+from speechkit.commands.untrained import VOCAB_SIZE, untrained
 from speechkit.errors import InputError
 from speechkit.streaming.state import leaves
 from tests.asr import tiny
@@ -63,12 +64,12 @@ def test_a_table_names_what_was_measured(app: typer.Typer, tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     assert "matmul_ms" in result.output
     rows = [line.split() for line in result.output.splitlines() if line.strip().startswith("4,")]
-    assert [row[:3] for row in rows] == [["4,0", "80", "encoder"], ["4,0", "80", "all"]]
+    assert [row[:4] for row in rows] == [["4,0", "80", "encoder", "torch"], ["4,0", "80", "all", "torch"]]
 
 
 def test_the_state_is_counted_per_stream(tmp_path: Path) -> None:
     transcriber = hub.load(tiny.release(tmp_path / "model"))
-    one, eight = (bench.measure("encoder", transcriber, (4, 1), 0, batch) for batch in (1, 8))
+    one, eight = (bench.measure("encoder", {"torch": transcriber}, (4, 1), 0, batch)[0] for batch in (1, 8))
     assert eight.state_bytes == one.state_bytes > 0
 
 
@@ -102,14 +103,14 @@ def test_a_model_with_full_context_has_no_chunks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("size", "millions"), [("14m", 14), ("32m", 32), ("114m", 114)])
 def test_the_sizes_are_the_published_ones(size: str, millions: int) -> None:
     with torch.device("meta"):
-        model = bench.untrained(size)
+        model = untrained(bench.RECIPE, bench.of_size(size))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=1)
     assert model.contexts == [(70, 13), (70, 6), (70, 1), (70, 0)]
 
 
 def test_unknown_sizes_are_refused() -> None:
     with pytest.raises(InputError, match="--size must be one of 14m, 32m, 114m, got '7b'"):
-        bench.untrained("7b")
+        bench.of_size("7b")
 
 
 def test_training_throughput_is_measured_on_a_cpu_too() -> None:
@@ -121,5 +122,5 @@ def test_training_throughput_is_measured_on_a_cpu_too() -> None:
     assert set(found["stages_ms"]) == set(throughput.STAGES)
     assert sum(found["stages_ms"].values()) == pytest.approx(found["step_ms"], rel=0.3)
     assert found["audio_hours_per_hour"] == pytest.approx(1.9 / found["step_ms"] * 1000, rel=0.25)
-    joint = 3 * 2 * 8 * (bench.VOCAB_SIZE + 1) * 12 * 4  # dim, vocabulary, steps, tokens: at least that
+    joint = 3 * 2 * 8 * (VOCAB_SIZE + 1) * 12 * 4  # dim, vocabulary, steps, tokens: at least that
     assert joint < 1e12 * found["model_tflop_per_step"] < 100 * joint

@@ -1,7 +1,6 @@
 """One stream of audio becoming text."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,13 +10,13 @@ from speechkit import audio
 from speechkit.asr.acoustic import AcousticModel
 from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
-from speechkit.asr.decoding.hypothesis import Hypothesis
-from speechkit.asr.decoding.words import Word, words
-from speechkit.asr.transcript import Transcript, plain, transcript
+from speechkit.asr.decoding.words import Word
+from speechkit.asr.segment import Segment
+from speechkit.asr.transcript import Transcript
 from speechkit.errors import InputError
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.stream import Stream
-from speechkit.text import WORD_START, Tokenizer
+from speechkit.text import Tokenizer
 
 
 class TranscriptStream:
@@ -31,9 +30,6 @@ class TranscriptStream:
         context: look-ahead of the first segment.
         greedy: decoder of one of its heads.
         rate: of what is pushed, Hz.
-
-    Attributes:
-        settled: the words that are complete, because another one has begun after them.
     """
 
     def __init__(
@@ -48,21 +44,24 @@ class TranscriptStream:
     def _enter(self, context: Context) -> None:
         """Begins a segment, of which the model knows nothing yet."""
         self.context = context
-        self.settled: list[Word] = []
         self._stream = Stream(Chain(self.model.streaming(context), self._greedy))
-        self._found = Hypothesis([], [], [], 0.0)  # its lists grow in place: a copy a chunk adds up over hours
-        self._begin = 0  # where the tokens of the open word begin
         self._border = self._samples  # where the segment begins
+        self._segment = Segment(self.tokenizer, self.model.step_ms, self._border / self.model.rate)
+
+    @property
+    def settled(self) -> list[Word]:
+        """The words that are complete, because another one has begun after them."""
+        return self._segment.settled
 
     @property
     def open(self) -> str:
         """The word that may still grow, as far as it is known; empty where there is none."""
-        return plain(self.tokenizer.decode(self._found.tokens[self._begin :]))
+        return self._segment.open
 
     @property
     def text(self) -> str:
         """The text so far."""
-        return " ".join([word.text for word in self.settled] + [self.open] * bool(self.open))
+        return self._segment.text
 
     @property
     def seconds(self) -> float:
@@ -72,7 +71,7 @@ class TranscriptStream:
     @property
     def words(self) -> list[Word]:
         """The words so far; the last may still grow."""
-        return self.settled + self._words(self._begin, None)
+        return self._segment.words(self._heard)
 
     @torch.inference_mode()
     def push(self, samples: np.ndarray) -> "TranscriptStream":
@@ -119,23 +118,12 @@ class TranscriptStream:
         self._append(self._stream.flush())
 
     def _transcript(self) -> Transcript:
-        found = replace(self._found, score=sum(self._found.log_probs))
-        said = transcript([found], self.tokenizer, self.model.step_ms, self._heard)
-        return replace(said, words=[self._shifted(word) for word in said.words])
+        return self._segment.transcript(self._heard)
 
     @property
     def _heard(self) -> float:
         """Seconds of the segment."""
         return (self._samples - self._border) / self.model.rate
-
-    def _words(self, begin: int, end: int | None) -> list[Word]:
-        found = words(self._part(begin, end), self.tokenizer, self.model.step_ms, seconds=self._heard)
-        return [self._shifted(word) for word in found]
-
-    def _shifted(self, word: Word) -> Word:
-        """With times from the beginning of the stream."""
-        start = self._border / self.model.rate
-        return replace(word, start_s=round(start + word.start_s, 3), end_s=round(start + word.end_s, 3))
 
     def _take(self, samples: np.ndarray) -> None:
         self._samples += len(samples)
@@ -143,37 +131,4 @@ class TranscriptStream:
             self._append(self._stream.push(torch.from_numpy(samples).to(self.model.device)[:, None]))
 
     def _append(self, pieces: Sequence[Tensor]) -> None:
-        before = len(self._found.tokens)
-        for token, step, log_prob in (row for piece in pieces for row in piece.tolist()):
-            self._found.tokens.append(int(token))
-            self._found.steps.append(int(step))
-            self._found.log_probs.append(log_prob)
-        if len(self._found.tokens) > before:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Moves the words before the last one to those that are complete."""
-        begin = self._last_word()
-        if begin == self._begin:
-            return
-        complete = self._words(self._begin, begin)
-        if complete:
-            next_s = self._border / self.model.rate + self._found.steps[begin] * self.model.step_ms / 1000
-            following = max(complete[-1].start_s, round(next_s, 3))
-            complete[-1] = replace(complete[-1], end_s=min(complete[-1].end_s, following))
-        self.settled += complete
-        self._begin = begin
-
-    def _last_word(self) -> int:
-        """Where the last word with letters begins."""
-        pieces = [self.tokenizer.pieces[token] for token in self._found.tokens[self._begin :]]
-        letters = False
-        for i in range(len(pieces) - 1, 0, -1):
-            letters = letters or pieces[i] not in (" ", WORD_START)
-            if letters and pieces[i] != " " and (pieces[i].startswith(WORD_START) or pieces[i - 1] == " "):
-                return self._begin + i
-        return self._begin
-
-    def _part(self, begin: int, end: int | None) -> Hypothesis:
-        found = self._found
-        return Hypothesis(found.tokens[begin:end], found.steps[begin:end], found.log_probs[begin:end], 0.0)
+        self._segment.append([row for piece in pieces for row in piece.tolist()], self._heard)

@@ -10,6 +10,7 @@ import typer
 
 from speechkit import __version__
 from speechkit.commands.doctor import doctor
+from speechkit.commands.export import export
 from speechkit.commands.transcribe import transcribe
 from speechkit.errors import InputError
 from speechkit.startup import CLOSED, INTERRUPTED, ctrl_c_raises, starting
@@ -93,6 +94,7 @@ def evaluate(context: typer.Context) -> None:
 
 
 app.command()(guarded(transcribe))
+app.command()(guarded(export))
 
 
 @app.command(**PASSED_ON)

@@ -4,15 +4,13 @@ import json as json_format
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -22,19 +20,20 @@ from speechkit.asr.conformer import Context
 from speechkit.asr.model import Recognizer
 from speechkit.asr.transcriber import Transcriber
 from speechkit.commands.loading import recogniser, use_threads
+from speechkit.commands.run_times import run_times
+from speechkit.commands.untrained import silent
 from speechkit.errors import InputError
 from speechkit.nn.masks import check_context
-from speechkit.release import build
+from speechkit.onnx.recognizer import OnnxRecognizer
 from speechkit.streaming.chain import Chain
-from speechkit.streaming.state import Chunk, size_bytes
-from speechkit.text import CharTokenizer
+from speechkit.streaming.state import Chunk, Streaming, size_bytes
 
 SIZES = {
     "14m": "streaming_conformer_small",
     "32m": "streaming_conformer",
     "114m": "streaming_conformer_large",
 }
-VOCAB_SIZE = 1024
+RECIPE = "librispeech_conformer"
 WARM_UP, FEWEST_CALLS = 3, 20
 
 
@@ -43,6 +42,7 @@ class Cost:
     """What the calls of one streaming module cost; times of a call serve the whole batch."""
 
     part: str  # encoder: features to encoder steps; all: samples to tokens
+    runtime: str  # torch, onnx, int8
     context: Context
     audio_ms: float  # of each stream in a call
     calls: int
@@ -53,24 +53,15 @@ class Cost:
     state_bytes: int  # of one stream
 
 
-def untrained(size: str, overrides: Sequence[str] = ()) -> Recognizer:
-    """A model of one of the recipes' sizes with random weights; overrides are Hydra's, ``model.encoder.layers=2``."""
+def of_size(size: str, overrides: Sequence[str] = ()) -> list[str]:
+    """The words that make the recipe's model one of the published sizes.
+
+    Raises:
+        InputError: there is no such size.
+    """
     if size not in SIZES:
         raise InputError(f"--size must be one of {', '.join(SIZES)}, got {size!r}")
-    words = ["recipe=librispeech_conformer", f"model={SIZES[size]}", f"vocab_size={VOCAB_SIZE}", *overrides]
-    with initialize_config_module("speechkit.conf", version_base="1.3"):
-        config = compose("train", words)
-    model: Recognizer = build(OmegaConf.to_container(config.model, resolve=True))
-    return model
-
-
-def silent(size: str) -> Transcriber:
-    """A model of random weights that says nothing: untrained, it would emit at random."""
-    model = untrained(size)
-    for head in (model.ctc, model.joiner):
-        if head is not None:
-            head.out.bias.data[-1] = 1e3
-    return Transcriber(model, CharTokenizer([" ", "a"]))
+    return [f"model={SIZES[size]}", *overrides]
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, float]:
@@ -86,7 +77,7 @@ def matmul_ms(repeats: int = 30) -> float:
     return min(timed(lambda: a @ b)[0] for _ in range(repeats))
 
 
-def chunk_calls(chain: Chain, inputs: Tensor) -> Callable[[], None]:
+def chunk_calls(chain: Streaming[Any], inputs: Tensor) -> Callable[[], None]:
     """A function that runs the next chunk of streams that are under way; (batch, chunk, dim) is given every time."""
     batch = len(inputs)
     no = torch.zeros(batch, dtype=torch.bool)
@@ -103,23 +94,46 @@ def chunk_calls(chain: Chain, inputs: Tensor) -> Callable[[], None]:
 
 
 @torch.inference_mode()
-def measure(part: str, transcriber: Transcriber, context: Context, seconds: float, batch: int) -> Cost:
-    """Costs of a part at one context, over so many seconds of audio and `FEWEST_CALLS` at least."""
-    model = transcriber.network
-    encoder = model.encoder.at(context)
-    chain = encoder if part == "encoder" else Chain(model.front, encoder, transcriber.greedy())
+def measure(
+    part: str, transcribers: Mapping[str, Transcriber], context: Context, seconds: float, batch: int
+) -> list[Cost]:
+    """Costs of a part at one context in each run time, over so many seconds of audio and `FEWEST_CALLS` at least.
+
+    The run times take turns, call by call: what else the machine does meets them alike.
+    """
     torch.manual_seed(0)
-    dim = model.front.n_mels if part == "encoder" else 1
-    call = chunk_calls(chain, torch.randn(batch, chain.chunk, dim) * (1.0 if part == "encoder" else 0.1))
-    audio_ms = chain.chunk * (model.step_ms / model.encoder.stride if part == "encoder" else 1000 / transcriber.rate)
-    machine = matmul_ms()
-    times = [timed(call) for _ in range(max(FEWEST_CALLS, round(1000 * seconds / audio_ms)))]
-    cpu, wall = ([pair[i] for pair in times] for i in (0, 1))
+    machine, calls, sizes, audio_ms = matmul_ms(), {}, {}, 0.0
+    for name, transcriber in transcribers.items():
+        chain, dim, input_ms = _part(part, transcriber, context)
+        inputs = torch.randn(batch, chain.chunk, dim) * (1.0 if part == "encoder" else 0.1)
+        calls[name], sizes[name] = chunk_calls(chain, inputs), size_bytes(chain.init_state(1))
+        audio_ms = chain.chunk * input_ms
+    count = max(FEWEST_CALLS, round(1000 * seconds / audio_ms))
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for _ in range(count):
+        for name, call in calls.items():
+            times[name].append(timed(call))
     machine = min(machine, matmul_ms())
-    return Cost(
-        part, context, audio_ms, len(times), summary(cpu), summary(wall),
-        sum(wall) / (audio_ms * len(times) * batch), summary(cpu)["p50"] / machine, size_bytes(chain.init_state(1)),
-    )  # fmt: skip
+    costs = []
+    for name, pairs in times.items():
+        cpu, wall = ([pair[i] for pair in pairs] for i in (0, 1))
+        costs.append(Cost(
+            part, name, context, audio_ms, count, summary(cpu), summary(wall),
+            sum(wall) / (audio_ms * count * batch), summary(cpu)["p50"] / machine, sizes[name],
+        ))  # fmt: skip
+    return costs
+
+
+def _part(part: str, transcriber: Transcriber, context: Context) -> tuple[Streaming[Any], int, float]:
+    """A part as a streaming module, the width of its inputs and the milliseconds from one to the next."""
+    model = transcriber.model
+    if part == "all":
+        return Chain(model.streaming(context), transcriber.greedy()), 1, 1000 / transcriber.rate
+    if isinstance(model, OnnxRecognizer):
+        stream = model.graph(context)
+        return stream, stream.interface.dim, model.step_ms / stream.stride
+    encoder = transcriber.network.encoder
+    return encoder.at(context), encoder.subsampling.n_mels, model.step_ms / encoder.stride
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -131,11 +145,12 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 def table(costs: Sequence[Cost]) -> Table:
     """Costs for the terminal."""
-    shown = Table("context", "chunk", "part", "CPU ms", "wall ms", "RTF", "ratio", "state kB", box=box.SIMPLE)
+    columns = "context", "chunk", "part", "run time", "CPU ms", "wall ms", "RTF", "ratio", "state kB"
+    shown = Table(*columns, box=box.SIMPLE)
     for cost in costs:
         times = ("/".join(_short(part[p]) for p in ("p50", "p95", "p99")) for part in (cost.cpu_ms, cost.wall_ms))
         shown.add_row(
-            f"{cost.context[0]},{cost.context[1]}", f"{cost.audio_ms:g}", cost.part, *times,
+            f"{cost.context[0]},{cost.context[1]}", f"{cost.audio_ms:g}", cost.part, cost.runtime, *times,
             f"{cost.real_time_factor:.3f}", f"{cost.ratio:.1f}", f"{cost.state_bytes / 1000:.0f}",
         )  # fmt: skip
     return shown
@@ -185,17 +200,21 @@ def bench(
     threads: Annotated[int, typer.Option(help="Threads of PyTorch.", min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="Audio per measurement.", min=0, max=86400)] = 10.0,
     batch: Annotated[int, typer.Option(help="Streams in a call.", min=1, max=4096)] = 1,
+    runtimes: Annotated[str, typer.Option(help="Of torch, onnx and int8, side by side.")] = "torch",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure what a chunk of audio costs on this machine: CPU and wall time, real-time factor, state per stream."""
     use_threads(threads)
-    found = silent(size) if model is None else recogniser(model)
+    found = silent(RECIPE, of_size(size)) if model is None else recogniser(model)
     millions = sum(p.numel() for p in found.network.parameters()) / 1e6
-    costs = [
-        measure(part, found, context, seconds, batch)
-        for context in parse_contexts(contexts, found.network)
-        for part in ("encoder", "all")
-    ]
+    chosen = parse_contexts(contexts, found.network)
+    with run_times(found, runtimes.split(), chosen) as transcribers:
+        costs = [
+            cost
+            for context in chosen
+            for part in ("encoder", "all")
+            for cost in measure(part, transcribers, context, seconds, batch)
+        ]
     about = {"model": model or f"{size}, random weights", "parameters_m": round(millions, 2), "batch": batch}
     about |= machine() | {"matmul_ms": round(matmul_ms(), 3)}
     if json:

@@ -10,7 +10,6 @@ from torch import Tensor
 from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.search import no_decoder
 from speechkit.asr.evaluation import score
-from speechkit.asr.model import Recognizer
 from speechkit.asr.transcriber import Transcriber
 from speechkit.streaming.state import Chunk, Streaming
 
@@ -99,8 +98,3 @@ def word_errors(
         }
         for transcriber in transcribers
     ]
-
-
-def is_original(transcriber: Transcriber) -> bool:
-    """Whether the model is PyTorch's own and can be exported."""
-    return isinstance(transcriber.model, Recognizer)

@@ -128,12 +128,16 @@ class OnnxRecognizer(nn.Module):
 
     def streaming(self, context: Context, chunks: int = 1) -> Streaming[Any]:
         """Samples (batch, time, 1) to encoder steps (batch, steps, dim), a chunk a call whatever `chunks` says."""
+        stream = self.graph(context)
+        return stream if self.front is None else Chain(self.front, stream)
+
+    def graph(self, context: Context) -> OnnxStream:
+        """The graph of a context, which takes what the export takes: samples or features."""
         if context not in self._streams:
             about = self._about[context]
             interface = Interface.from_dict(about["stream"])
             self._streams[context] = OnnxStream(self.folder / about["file"], interface, *self._options)
-        stream = self._streams[context]
-        return stream if self.front is None else Chain(self.front, stream)
+        return self._streams[context]
 
     def encode(self, wave: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:
         """(batch, samples) -> (batch, steps, dim) and the steps of each row, chunk by chunk, which gives the same."""

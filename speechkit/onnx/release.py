@@ -17,6 +17,7 @@ from speechkit.onnx.write import quantized, write
 
 PRECISIONS = ("fp32", "int8")
 Words = dict[tuple[str, float | None], float]  # percent of each decoder and look-ahead
+Recordings = Sequence[tuple[str, Sequence[Tensor], Sequence[str]]]  # splits: name, waves, texts
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def export(
     precisions: Sequence[str] = ("fp32",),
     contexts: Sequence[Context] | None = None,
     front: bool = True,
-    recordings: tuple[str, Sequence[Tensor], Sequence[str]] | None = None,
+    recordings: Recordings = (),
     say: Callable[[str], None] = print,
 ) -> dict[str, Path]:
     """Exports a recogniser, checks the graphs against it, and puts them into place.
@@ -67,7 +68,7 @@ def export(
         precisions: of ``fp32``, ``int8``.
         contexts: look-aheads; all that the model streams with where none are given.
         front: the graphs take samples; without it log-mel features.
-        recordings: a split's name, waves and texts, on which word errors are compared.
+        recordings: on which word errors are compared.
         say: what takes the report, line by line.
 
     Returns:
@@ -85,7 +86,7 @@ def export(
         write(transcriber, whole, contexts, front)
         exported = read(whole)
         _check_parity("fp32", parity(transcriber, exported), say)
-        said = None if recordings is None else _check_words(transcriber, exported, "fp32", recordings, None, say)
+        known = [_check_words(transcriber, exported, "fp32", split, None, say) for split in recordings]
         for name, place in places.items():
             with fresh(place) as inner:
                 shutil.copytree(whole, inner, dirs_exist_ok=True)
@@ -93,8 +94,8 @@ def export(
                     quantized(inner)
                     exported = read(inner)
                     _check_parity(name, parity(transcriber, exported), say)
-                    if recordings is not None:
-                        _check_words(transcriber, exported, name, recordings, said, say)
+                    for split, expected in zip(recordings, known, strict=True):
+                        _check_words(transcriber, exported, name, split, expected, say)
             size = sum(file.stat().st_size for file in place.iterdir())
             say(f"{name}: {size / 1e6:.1f} MB in {place}")
     return places
@@ -114,18 +115,19 @@ def _check_words(
     exported: Transcriber,
     precision: str,
     recordings: tuple[str, Sequence[Tensor], Sequence[str]],
-    before: Words | None,
+    expected: Words | None,
     say: Callable[[str], None],
 ) -> Words:
-    """Word errors of an export beside those of the model, or those already known of it."""
+    """Compares word errors of an export with those `expected` of the model, which are counted where not yet known."""
     split, waves, texts = recordings
-    expected, found = [before, *word_errors([exported], split, waves, texts)] if before is not None else word_errors(
-        [transcriber, exported], split, waves, texts
-    )  # fmt: skip
+    if expected is None:
+        expected, found = word_errors([transcriber, exported], split, waves, texts)
+    else:
+        (found,) = word_errors([exported], split, waves, texts)
     count = sum(len(text.split()) for text in texts)
     for (decoder, latency), rate in found.items():
-        say(f"{precision} {split} ({count} words) {decoder} {latency:g} ms: WER {rate:.2f} %, the model's "
-            f"{expected[decoder, latency]:.2f} %")  # fmt: skip
+        beside = f"the model's {expected[decoder, latency]:.2f} %"
+        say(f"{precision} {split} ({count} words) {decoder} {latency:g} ms: WER {rate:.2f} %, {beside}")
     worst = max(rate - expected[key] for key, rate in found.items())
     allowed = 0.0 if precision == "fp32" else WORSE
     if worst > allowed + 1e-9:

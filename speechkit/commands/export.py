@@ -1,0 +1,41 @@
+"""`speechkit export`: a recogniser as ONNX graphs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechkit.startup import starting
+
+
+class Precision(StrEnum):
+    """Of the graphs."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
+def export(
+    model: Annotated[str | None, typer.Argument(help="Release folder, .nemo file or hub id; else the default.")] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the export.")] = ...,  # type: ignore[assignment]
+    precision: Annotated[list[Precision], typer.Option(help="Several give a folder each.")] = [Precision.fp32],  # noqa: B006
+    latency_ms: Annotated[list[float] | None, typer.Option(help="Look-aheads; else all.")] = None,
+    features: Annotated[bool, typer.Option("--features", help="Graphs take log-mel features, not samples.")] = False,
+    check: Annotated[
+        list[str] | None, typer.Option(help="Folder or manifest on which word errors are compared.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Its first utterances alone.")] = None,
+) -> None:
+    """Write a recogniser as ONNX graphs, and check them.
+
+    Chunk by chunk the graphs must give what the model gives; with --check they must make no more word errors, in eight
+    bits at most 0.5 % more. Where a check fails nothing is written.
+    """
+    with starting():
+        from speechkit.commands.loading import recogniser
+        from speechkit.data.module import SpeechDataModule
+        from speechkit.export import run
+    found = recogniser(model)
+    data = SpeechDataModule(train=[], valid=[], test=check or [], rate=found.rate)
+    run(found, Path(output), [item.value for item in precision], latency_ms, not features, data, limit)
