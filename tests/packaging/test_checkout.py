@@ -37,7 +37,7 @@ print(speechkit.conf.__file__, next(iter(speechkit.codecs.__path__)))
 def test_quickstart_sets_up_and_runs_the_main_job(tmp_path: Path) -> None:
     plan = make("-n", "quickstart", f"VENV={tmp_path}", f"PYTHON={sys.executable}").stdout
     assert plan.index("-m venv") < plan.index("pip install") < plan.index("-m speechkit.train")
-    assert "--constraint constraints.txt --editable '.[all,dev]'" in plan
+    assert "--constraint constraints.txt --editable '.[all,dev,peers]'" in plan
     assert f"{tmp_path}/bin/python -m speechkit.train recipe=librispeech_conformer" in plan
 
 

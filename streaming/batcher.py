@@ -1,0 +1,192 @@
+"""Many sessions, one model: a thread of its own steps whichever sessions are ready together."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from speechkit.errors import InputError
+from speechkit.streaming.engine import Engine
+from speechkit.streaming.event import Event
+from speechkit.streaming.session import Session
+
+log = logging.getLogger(__name__)
+Command = Callable[[Session], None]
+
+
+class Meter(Protocol):
+    """What is measured of every call of the model."""
+
+    def stepped(self, batch: int, seconds: float, waited: Sequence[float]) -> None:
+        """A call for so many sessions, how long it took, and how long each had been ready, in seconds."""
+        ...
+
+    def crashed(self) -> None:
+        """The model failed for a session."""
+        ...
+
+
+class Feed:
+    """One session as its owner sees it, from any thread: what goes in is done in order, what comes out is told.
+
+    Args:
+        batcher: steps it.
+        session: is touched by the batcher's thread alone from here on.
+        tell: takes the events, and the error that ended the session if one did, in the batcher's thread.
+    """
+
+    def __init__(
+        self, batcher: "Batcher", session: Session, tell: Callable[[list[Event], Exception | None], None]
+    ) -> None:
+        self.session, self.tell = session, tell
+        self._batcher = batcher
+        self._inbox: deque[np.ndarray | Command] = deque()
+        self._pushed = 0  # samples in the inbox
+        self.ready_at: float | None = None
+        self.over = False
+
+    def push(self, samples: np.ndarray) -> None:
+        """Hands over (samples,) at the session's rate."""
+        with self._batcher.changed:
+            if not self.over:
+                self._inbox.append(samples)
+                self._pushed += len(samples)
+                self._batcher.changed.notify()
+
+    def do(self, command: Command) -> None:
+        """Has a command done to the session after all that was handed over before."""
+        with self._batcher.changed:
+            if not self.over:
+                self._inbox.append(command)
+                self._batcher.changed.notify()
+
+    def waiting(self, rate: int) -> float:
+        """Seconds of audio, pushed at `rate`, that were not heard yet."""
+        return self._pushed / rate + self.session.waiting_s
+
+    def take_in(self) -> None:
+        """Does what waits; in the batcher's thread."""
+        while self._inbox:
+            item = self._inbox.popleft()
+            if callable(item):
+                item(self.session)
+            else:
+                self._pushed -= len(item)
+                self.session.push(item)
+
+
+class Batcher:
+    """Steps sessions in a thread until it is closed.
+
+    Args:
+        engine: the model; nobody else may use it meanwhile.
+        max_batch: sessions in a call.
+        wait_ms: how long a call waits for more sessions, once one is ready and the call is not full.
+        meter: measures.
+    """
+
+    def __init__(self, engine: Engine, max_batch: int = 32, wait_ms: float = 5.0, meter: Meter | None = None) -> None:
+        if not 1 <= max_batch <= 4096:
+            raise InputError(f"max_batch must be from 1 to 4096, got {max_batch}")
+        if not 0 <= wait_ms <= 1000:
+            raise InputError(f"wait_ms must be from 0 to 1000, got {wait_ms}")
+        self.engine, self.max_batch, self.wait_s, self.meter = engine, max_batch, wait_ms / 1000, meter
+        self.changed = threading.Condition()
+        self._feeds: list[Feed] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="speechkit-batcher", daemon=True)
+        self._thread.start()
+
+    def open(self, session: Session, tell: Callable[[list[Event], Exception | None], None]) -> Feed:
+        """Takes a session."""
+        feed = Feed(self, session, tell)
+        with self.changed:
+            if self._closed:
+                raise ValueError("this batcher was closed")
+            self._feeds.append(feed)
+        return feed
+
+    def drop(self, feed: Feed) -> None:
+        """Forgets a session, whose owner is gone."""
+        with self.changed:
+            feed.over = True
+            if feed in self._feeds:
+                self._feeds.remove(feed)
+
+    def close(self) -> None:
+        """Ends the thread; what sessions still have to do is not done."""
+        with self.changed:
+            self._closed = True
+            self.changed.notify()
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self.changed:
+                while not self._closed and not self._due():
+                    self.changed.wait(timeout=None if not self._ready() else self.wait_s)
+                if self._closed:
+                    return
+                feeds = list(self._feeds)
+            for feed in feeds:
+                self._take_in(feed)
+            ready = sorted((feed for feed in feeds if feed.ready_at is not None), key=lambda feed: feed.ready_at or 0.0)
+            self._step(ready[: self.max_batch])
+
+    def _take_in(self, feed: Feed) -> None:
+        try:
+            feed.take_in()
+        except Exception as error:
+            self._end(feed, error)
+            return
+        if feed.ready_at is None and feed.session.ready:
+            feed.ready_at = time.monotonic()
+
+    def _ready(self) -> bool:
+        return any(feed.ready_at is not None for feed in self._feeds)
+
+    def _due(self) -> bool:
+        """Whether there is something to take in, or a call that is full or has waited long enough."""
+        if any(feed._inbox for feed in self._feeds):
+            return True
+        since = [feed.ready_at for feed in self._feeds if feed.ready_at is not None]
+        if not since:
+            return False
+        everyone = len(since) == len(self._feeds)
+        return everyone or len(since) >= self.max_batch or time.monotonic() - min(since) >= self.wait_s
+
+    def _step(self, feeds: Sequence[Feed]) -> None:
+        if not feeds:
+            return
+        begin = time.monotonic()
+        waited = [begin - (feed.ready_at or begin) for feed in feeds]
+        failed = self.engine.step([feed.session for feed in feeds])
+        if self.meter is not None:
+            self.meter.stepped(len(feeds), time.monotonic() - begin, waited)
+        for feed in feeds:
+            if feed.session in failed:
+                log.error("the model failed for a session", exc_info=failed[feed.session])
+                if self.meter is not None:
+                    self.meter.crashed()
+                self._end(feed, failed[feed.session])
+                continue
+            feed.ready_at = time.monotonic() if feed.session.ready else None
+            events = feed.session.events()
+            if events and not feed.over:
+                feed.tell(events, None)
+            if feed.session.done:
+                self.drop(feed)
+
+    def _end(self, feed: Feed, error: Exception) -> None:
+        if not feed.over:
+            feed.tell(feed.session.events(), error)
+        self.drop(feed)

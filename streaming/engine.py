@@ -1,0 +1,144 @@
+"""A recogniser that steps many sessions at once: those of one look-ahead through one call."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from speechkit.asr.conformer import Context
+from speechkit.asr.decoding.boosting import PhraseBooster
+from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
+from speechkit.asr.transcriber import Phrases, Transcriber
+from speechkit.errors import InputError
+from speechkit.streaming.state import Chunk, Streaming, split, stack
+from speechkit.text import Tokenizer
+
+if TYPE_CHECKING:
+    from speechkit.streaming.session import Session, Work
+
+
+class Engine:
+    """Everything that sessions share.
+
+    Args:
+        transcriber: the recogniser, PyTorch's or an export.
+        decoder: ``rnnt`` or ``ctc``; the first that the model has where none is given.
+        latency_ms: look-ahead of sessions that ask for none; the longest that the model streams with where none is
+            given.
+
+    Raises:
+        InputError: the model cannot stream, or has no such decoder or look-ahead.
+    """
+
+    def __init__(
+        self, transcriber: Transcriber, decoder: str | None = None, latency_ms: float | None = None
+    ) -> None:
+        self.transcriber, self.model = transcriber, transcriber.model
+        if not transcriber.latencies_ms:
+            raise InputError("this model was trained with full context: it cannot stream")
+        self.decoder = decoder or self.model.decoders[0]
+        self._plain = transcriber.greedy(self.decoder)
+        self._modules: dict[Context, Streaming[Any]] = {}
+        self.default_ms = max(transcriber.latencies_ms) if latency_ms is None else latency_ms
+        self.context(self.default_ms)
+
+    @property
+    def rate(self) -> int:
+        """Sampling rate that the model takes, in Hz."""
+        return self.model.rate
+
+    @property
+    def step_ms(self) -> float:
+        """Milliseconds between encoder steps."""
+        return self.model.step_ms
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.transcriber.tokenizer
+
+    def context(self, latency_ms: float | None) -> Context:
+        """The context of the longest look-ahead that is not over `latency_ms`.
+
+        Raises:
+            InputError: there is none.
+        """
+        return self.model.context_at(self.default_ms if latency_ms is None else latency_ms)
+
+    def module(self, context: Context) -> Streaming[Any]:
+        """The encoder at a context, samples to steps."""
+        if context not in self._modules:
+            self._modules[context] = self.model.streaming(context)
+        return self._modules[context]
+
+    def booster(self, phrases: Phrases | None, weight: float = 2.0) -> PhraseBooster | None:
+        """Phrases to favour, checked against the tokenizer; errors as `Transcriber.booster`."""
+        return self.transcriber.booster(phrases, weight)
+
+    def greedy(self, booster: PhraseBooster | None) -> CtcGreedy | RnntGreedy:
+        """The decoder with phrases to favour, or without."""
+        return self._plain if booster is None else self.transcriber.greedy(self.decoder, booster)
+
+    @torch.inference_mode()
+    def init_state(self, context: Context, greedy: CtcGreedy | RnntGreedy) -> tuple[Any, Any]:
+        """State of a segment that has not begun: the encoder's and the decoder's."""
+        return self.module(context).init_state(1), greedy.init_state(1)
+
+    def run(self, sessions: Iterable["Session"]) -> None:
+        """Does all the work that sessions have; what fails for one is raised."""
+        sessions = list(sessions)
+        while ready := [session for session in sessions if session.ready]:
+            for error in self.step(ready).values():
+                raise error
+
+    @torch.inference_mode()
+    def step(self, sessions: Sequence["Session"]) -> dict["Session", Exception]:
+        """One call for each of the sessions, which must be ready: those of one look-ahead together.
+
+        Returns:
+            The sessions that failed, and why. Where a call for several fails, each is tried alone: one that the model
+            cannot bear ends by itself.
+        """
+        failed: dict[Session, Exception] = {}
+        for context in dict.fromkeys(session.context for session in sessions):
+            group = [session for session in sessions if session.context == context]
+            work = [session.take() for session in group]
+            try:
+                self._call(context, group, work)
+            except Exception as error:
+                if len(group) == 1:
+                    failed[group[0]] = error
+                    continue
+                for session, item in zip(group, work, strict=True):
+                    try:
+                        self._call(context, [session], [item])
+                    except Exception as own:
+                        failed[session] = own
+        return failed
+
+    def _call(self, context: Context, sessions: Sequence["Session"], work: Sequence["Work"]) -> None:
+        """Computes for all of the sessions and only then gives to any."""
+        module = self.module(context)
+        values = torch.zeros(len(work), module.chunk, 1)
+        for row, item in enumerate(work):
+            values[row, : len(item.samples), 0] = torch.from_numpy(item.samples)
+        lengths = torch.tensor([len(item.samples) for item in work])
+        x = Chunk(values, lengths, torch.tensor([item.last for item in work]))
+        y, new = module.step(
+            Chunk(*(part.to(self.model.device) for part in x)), stack([session.state[0] for session in sessions])
+        )
+        states, found = split(new), []
+        for greedy in {id(session.greedy): session.greedy for session in sessions}.values():
+            rows = [row for row, session in enumerate(sessions) if session.greedy is greedy]
+            part = Chunk(y.values[rows], y.lengths[rows], y.last[rows])
+            emitted, after = greedy.step(part, stack([sessions[row].state[1] for row in rows]))
+            counts = zip(emitted.lengths.tolist(), part.lengths.tolist(), part.last.tolist(), strict=True)
+            found += [
+                (row, values[:count].tolist(), steps, last, state)
+                for row, values, (count, steps, last), state in zip(
+                    rows, emitted.values, counts, split(after), strict=True
+                )
+            ]
+        for row, tokens, steps, last, state in found:
+            sessions[row].state = (states[row], state)
+            sessions[row].give(tokens, steps, last)

@@ -1,0 +1,219 @@
+"""One stream of audio becoming events, without I/O, clocks or threads: what is computed for it is computed elsewhere.
+
+    session = Session(engine, rate=44_100)
+    session.push(samples)
+    engine.run([session])
+    for event in session.events(): ...
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from speechkit import audio
+from speechkit.asr.conformer import Context
+from speechkit.asr.decoding.boosting import PhraseBooster
+from speechkit.asr.segment import Segment
+from speechkit.streaming.endpoint import EndpointRules
+from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, SpeechEnd, SpeechStart
+
+if TYPE_CHECKING:
+    from speechkit.streaming.engine import Engine
+
+
+class Work(NamedTuple):
+    """Samples for one call of the model."""
+
+    samples: np.ndarray
+    last: bool  # the segment ends with them
+
+
+class Session:
+    """Audio in pieces of any size and rate, events out; memory does not grow with the length of the stream.
+
+    A segment ends where the rules say so, where `finalize` or `finish` is called, and nowhere else. The model knows
+    nothing of the segments before; at an end in silence the next segment begins a little before it was noticed and
+    hears that much again, so that no word is lost that had begun (`EndpointRules`). Look-ahead and phrases change
+    where a segment begins.
+
+    Args:
+        engine: computes.
+        rate: of what is pushed, Hz.
+        latency_ms: look-ahead; the engine's where none is given.
+        rules: when a segment ends.
+        booster: phrases to favour.
+    """
+
+    def __init__(
+        self,
+        engine: "Engine",
+        rate: int | None = None,
+        latency_ms: float | None = None,
+        rules: EndpointRules | None = None,
+        booster: PhraseBooster | None = None,
+    ) -> None:
+        self.engine, self.rules = engine, rules or EndpointRules()
+        self.rate = engine.rate
+        self._resampler = audio.StreamResampler(self.rate if rate is None else rate, self.rate)
+        self._audio = np.zeros(0, np.float32)  # from `_audio_start` on: what may be heard again, then what waits
+        self._audio_start = self._taken = 0  # samples of the stream
+        self._ends: deque[tuple[int, str]] = deque()  # samples at which segments end, and why
+        self._over = self._done = False
+        self._events: list[Event] = []
+        self.segments = 0
+        self._next = (engine.context(latency_ms), booster)
+        self._enter(0)
+
+    def _enter(self, border: int) -> None:
+        """Begins a segment at a sample of the stream."""
+        self.context, self.booster = self._next
+        self.greedy = self.engine.greedy(self.booster)
+        self.state: Any = self.engine.init_state(self.context, self.greedy)
+        self._border = self._taken = border
+        self._steps = 0
+        self._segment = Segment(self.engine.tokenizer, self.engine.step_ms, border / self.rate)
+        self._said = ""
+        self._drop(border)
+
+    # What the client does.
+
+    def push(self, samples: np.ndarray) -> None:
+        """Takes (samples,) float in [-1, 1].
+
+        Raises:
+            InputError: as `audio.checked`.
+        """
+        if self._over:
+            raise ValueError("this session was finished: begin another one")
+        self._append(self._resampler.push(audio.checked(samples)))
+
+    def set_latency(self, latency_ms: float) -> None:
+        """Changes the look-ahead at the next segment; errors as `Engine.context`."""
+        self._next = (self.engine.context(latency_ms), self._next[1])
+
+    def set_booster(self, booster: PhraseBooster | None) -> None:
+        """Changes the phrases to favour at the next segment."""
+        self._next = (self._next[0], booster)
+
+    def finalize(self) -> None:
+        """Ends the segment with what has been pushed; nothing happens where there was nothing."""
+        self._end_with("finalize")
+
+    def finish(self) -> None:
+        """Ends the stream with what has been pushed."""
+        if not self._over:
+            self._over = True
+            self._end_with("end")
+
+    def events(self) -> list[Event]:
+        """What happened since the last call."""
+        found, self._events = self._events, []
+        return found
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream is over and everything said."""
+        return self._done
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of audio that were pushed but not yet heard."""
+        return (self._end - self._taken) / self.rate
+
+    # What the engine does.
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is work."""
+        return not self._done and (bool(self._ends) or self._end - self._taken >= self._wanted)
+
+    def take(self) -> Work:
+        """The next samples, at most a call's."""
+        begin = self._taken - self._audio_start
+        end = self._ends[0][0] if self._ends else self._end
+        size = min(self._wanted, end - self._taken)
+        self._taken += size
+        return Work(self._audio[begin : begin + size], bool(self._ends) and self._taken == end)
+
+    def give(self, rows: list[list[float]], steps: int, last: bool) -> None:
+        """What came of the work: emitted tokens, how many encoder steps were decoded, whether the segment ended."""
+        self._steps += steps
+        before = self._segment.last_s
+        self._segment.append(rows, (self._taken - self._border) / self.rate)
+        if before is None and self._segment.last_s is not None:
+            self._events.append(SpeechStart(round(self._segment.words(self._heard_s)[0].start_s, 3)))
+        if last:
+            border, reason = self._ends.popleft()
+            self._close(reason, border)
+            return
+        self._tell()
+        decoded = self._steps * self.engine.step_ms / 1000
+        spoken = None if self._segment.last_s is None else self._segment.last_s - self._border / self.rate
+        reason = None if self._ends else self.rules.reason(decoded, spoken)
+        if reason == "length":  # somebody may be speaking: what the model holds back is said first
+            self._ends.append((self._taken, reason))
+        elif reason:
+            border = self._border + round(self.rules.border_s(decoded, spoken) * self.rate)
+            self._close(reason, min(border, self._taken))
+        self._drop(self._taken - self._replayed)
+
+    def _close(self, reason: str, border: int) -> None:
+        """Ends the segment and begins the next one."""
+        at = round((self._taken if reason in ("finalize", "end") else border) / self.rate, 3)
+        said = self._segment.transcript(self._heard_s)
+        if said.text:
+            start, end = said.words[0].start_s, said.words[-1].end_s
+            self._events.append(Final(self.segments, said.text, tuple(said.words), start, end, reason))
+            self._events.append(SpeechEnd(end))
+        if reason not in ("finalize", "end"):
+            self._events.append(Endpoint(self.segments, reason, at))
+        self.segments += bool(said.text)
+        if reason == "end":
+            self._done = True
+            self._events.append(Done(round(self._end / self.rate, 3), self.segments))
+            return
+        self._enter(border)
+
+    def _tell(self) -> None:
+        text = self._segment.text
+        if text != self._said:
+            self._said = text
+            stable = " ".join(word.text for word in self._segment.settled)
+            start = self._segment.words(self._heard_s)[0].start_s
+            self._events.append(Partial(self.segments, text, stable, start, round(self._taken / self.rate, 3)))
+
+    @property
+    def _heard_s(self) -> float:
+        """Seconds of the segment."""
+        return (self._taken - self._border) / self.rate
+
+    @property
+    def _wanted(self) -> int:
+        """Samples of the next call."""
+        module = self.engine.module(self.context)
+        return module.first if self._taken == self._border else module.chunk
+
+    @property
+    def _end(self) -> int:
+        """Samples of the stream so far."""
+        return self._audio_start + len(self._audio)
+
+    @property
+    def _replayed(self) -> int:
+        """Samples before the last one taken that a new segment may begin with."""
+        module = self.engine.module(self.context)
+        return round(2 * self.rules.overlap_s * self.rate) + module.lookahead + 2 * module.chunk
+
+    def _end_with(self, reason: str) -> None:
+        self._append(self._resampler.flush())
+        self._ends.append((self._end, reason))
+
+    def _append(self, samples: np.ndarray) -> None:
+        self._audio = np.concatenate([self._audio, samples.astype(np.float32, copy=False)])
+
+    def _drop(self, before: int) -> None:
+        """Forgets audio before a sample of the stream."""
+        count = before - self._audio_start
+        if count > 0:
+            self._audio, self._audio_start = self._audio[count:].copy(), before

@@ -1,0 +1,161 @@
+"""The batcher: sessions of any number, stepped together in one thread, none harming another."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from speechkit.asr.transcriber import Transcriber
+from speechkit.errors import InputError
+from speechkit.streaming.batcher import Batcher, Feed
+from speechkit.streaming.endpoint import EndpointRules
+from speechkit.streaming.engine import Engine
+from speechkit.streaming.event import Done, Event, Final
+from speechkit.streaming.session import Session
+from speechkit.text import CharTokenizer
+from tests.asr.tiny import SYMBOLS, babble, configuration, recognizer
+
+NEVER = EndpointRules(trailing_s=None, silence_s=None, longest_s=None)
+
+
+class Owner:
+    """Keeps what a feed tells, and waits for its end."""
+
+    def __init__(self, batcher: Batcher, session: Session) -> None:
+        self.events: list[Event] = []
+        self.error: Exception | None = None
+        self.over = threading.Event()
+        self.feed: Feed = batcher.open(session, self._tell)
+
+    def _tell(self, events: list[Event], error: Exception | None) -> None:
+        self.events += events
+        self.error = error
+        if error is not None or (events and isinstance(events[-1], Done)):
+            self.over.set()
+
+    def texts(self) -> list[str]:
+        assert self.over.wait(20)
+        return [event.text for event in self.events if isinstance(event, Final)]
+
+
+class Counting:
+    """A meter."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.crashes = 0
+
+    def stepped(self, batch: int, seconds: float, waited: Sequence[float]) -> None:
+        assert len(waited) == batch
+        assert min(waited) >= 0
+        self.batches.append(batch)
+
+    def crashed(self) -> None:
+        self.crashes += 1
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(Transcriber(recognizer(configuration()), CharTokenizer(SYMBOLS)))
+
+
+@pytest.fixture
+def meter() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def batcher(engine: Engine, meter: Counting) -> Any:
+    made = Batcher(engine, max_batch=4, wait_ms=20, meter=meter)
+    yield made
+    made.close()
+    assert not made.alive
+
+
+def test_sessions_from_many_threads_say_what_each_says_alone(batcher: Batcher, engine: Engine, meter: Counting) -> None:
+    waves = [babble(2 + 0.2 * i, seed=i) for i in range(8)]
+    latencies = [(80.0, 0.0)[i % 2] for i in range(8)]
+    owners = [Owner(batcher, Session(engine, latency_ms=latency, rules=NEVER)) for latency in latencies]
+
+    def send(owner: Owner, wave: np.ndarray) -> None:
+        for piece in np.array_split(wave, 7):
+            owner.feed.push(piece)
+            time.sleep(0.002)
+        owner.feed.do(Session.finish)
+
+    threads = [threading.Thread(target=send, args=pair) for pair in zip(owners, waves, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = [owner.texts() for owner in owners]
+    with_model = engine.transcriber.transcribe
+    assert found == [[with_model(wave, latency_ms=ms).text] for wave, ms in zip(waves, latencies, strict=True)]
+    assert 1 < max(meter.batches) <= 4
+
+
+def test_commands_are_done_in_their_order(batcher: Batcher, engine: Engine) -> None:
+    wave = babble(3)
+    owner = Owner(batcher, Session(engine, rules=NEVER))
+    owner.feed.push(wave[:20_000])
+    owner.feed.do(Session.finalize)
+    owner.feed.push(wave[20_000:])
+    owner.feed.do(Session.finish)
+    stream = engine.transcriber.stream()
+    assert owner.texts() == [stream.push(wave[:20_000]).segment().text, stream.push(wave[20_000:]).finish().text]
+
+
+def test_one_session_that_the_model_cannot_bear_ends_alone(
+    batcher: Batcher, engine: Engine, meter: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waves = [babble(2, seed=i) for i in range(3)]
+    sessions = [Session(engine, rules=NEVER) for _ in waves]
+    real = Engine._call
+
+    def fragile(self: Engine, context: Any, group: Sequence[Session], work: Any) -> None:
+        if sessions[1] in group:
+            raise RuntimeError("out of memory")
+        real(self, context, group, work)
+
+    monkeypatch.setattr(Engine, "_call", fragile)
+    owners = [Owner(batcher, session) for session in sessions]
+    for owner, wave in zip(owners, waves, strict=True):
+        owner.feed.push(wave)
+        owner.feed.do(Session.finish)
+    assert owners[1].over.wait(20)
+    assert "out of memory" in str(owners[1].error)
+    for i in (0, 2):
+        assert owners[i].texts() == [engine.transcriber.transcribe(waves[i]).text]
+    assert meter.crashes == 1
+    assert batcher.alive
+
+
+def test_bad_samples_end_their_session_alone(batcher: Batcher, engine: Engine) -> None:
+    owners = [Owner(batcher, Session(engine, rules=NEVER)) for _ in range(2)]
+    owners[0].feed.push(np.array([np.nan], np.float32))
+    owners[1].feed.push(babble(1))
+    owners[1].feed.do(Session.finish)
+    assert owners[0].over.wait(20)
+    assert isinstance(owners[0].error, InputError)
+    owners[1].texts()
+    assert owners[1].error is None
+
+
+def test_who_is_gone_is_forgotten(batcher: Batcher, engine: Engine) -> None:
+    owner = Owner(batcher, Session(engine))
+    batcher.drop(owner.feed)
+    owner.feed.push(babble(1))
+    time.sleep(0.1)
+    assert owner.events == []
+    batcher.drop(owner.feed)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"), [({"max_batch": 0}, "max_batch must be from 1"), ({"wait_ms": -1}, "wait_ms must be")]
+)
+def test_options_that_cannot_be_are_refused(engine: Engine, options: dict[str, int], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        Batcher(engine, **options)

@@ -1,0 +1,193 @@
+"""Exports: written whole, checked, and as good as the model that they were made of."""
+
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+import speechkit
+from speechkit import hub
+from speechkit.asr.transcriber import Transcriber
+from speechkit.commands.app import app
+from speechkit.errors import InputError
+from speechkit.onnx import check
+from speechkit.onnx.read import read
+from speechkit.onnx.release import export
+from speechkit.onnx.write import META
+from tests.asr import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.release(tmp_path_factory.mktemp("release") / "model")
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], list[str]]:
+    """Both precisions of the tiny model, and the lines of the report."""
+    said: list[str] = []
+    transcriber = hub.load(model)
+    waves = [torch.from_numpy(tiny.babble(2 + i, seed=i)) for i in range(2)]
+    texts = [transcriber.transcribe(wave.numpy(), latency_ms=80).text for wave in waves]
+    folder = tmp_path_factory.mktemp("exports") / "tiny"
+    places = export(transcriber, folder, ["fp32", "int8"], recordings=[("babble", waves, texts)], say=said.append)
+    return places, said
+
+
+def test_each_precision_is_a_model_of_its_own(exported: tuple[dict[str, Path], list[str]], model: Path) -> None:
+    places, _ = exported
+    original = speechkit.load(model)
+    for precision, place in places.items():
+        loaded = speechkit.load(place)
+        assert isinstance(loaded, Transcriber)
+        assert json.loads((place / META).read_text())["precision"] == precision
+        assert loaded.latencies_ms == original.latencies_ms == [80.0, 0.0]
+        assert loaded.rate == original.rate
+        with pytest.raises(InputError, match="this model is an export"):
+            _ = loaded.network
+
+
+@pytest.mark.parametrize("decoder", ["rnnt", "ctc"])
+@pytest.mark.parametrize("latency", [80.0, 0.0])
+@pytest.mark.parametrize("beam", [1, 3])
+def test_an_export_says_what_the_model_says(
+    exported: tuple[dict[str, Path], list[str]], model: Path, decoder: str, latency: float, beam: int
+) -> None:
+    ours, theirs = speechkit.load(model), speechkit.load(exported[0]["fp32"])
+    for seed in range(2):
+        wave = tiny.babble(3, seed=seed)
+        expected = ours.transcribe(wave, latency_ms=latency, decoder=decoder, beam=beam)
+        found = theirs.transcribe(wave, latency_ms=latency, decoder=decoder, beam=beam)
+        assert found.text == expected.text
+        assert found.text
+        assert [(w.text, w.start_s, w.end_s) for w in found.words] == [
+            (w.text, w.start_s, w.end_s) for w in expected.words
+        ]
+
+
+def test_hotwords_work_in_an_export(exported: tuple[dict[str, Path], list[str]], model: Path) -> None:
+    wave = tiny.babble(3)
+    texts = [
+        speechkit.load(place).transcribe(wave, latency_ms=80, hotwords=["abc"], hotword_weight=4.0).text
+        for place in (model, exported[0]["fp32"])
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_the_report_names_every_difference(exported: tuple[dict[str, Path], list[str]]) -> None:
+    said = "\n".join(exported[1])
+    for line in ("fp32 encoder 4,1: largest difference", "fp32 encoder 4,0", "fp32 rnnt", "fp32 ctc", "int8 encoder"):
+        assert line in said
+    assert "fp32 babble (" in said
+    assert "WER" in said
+    assert "MB in" in said
+
+
+def test_the_weights_lie_once_beside_small_graphs(exported: tuple[dict[str, Path], list[str]]) -> None:
+    place = exported[0]["fp32"]
+    assert sorted(path.name for path in place.iterdir()) == [
+        "characters.json", "ctc.onnx", "encoder_4_0.onnx", "encoder_4_1.onnx", "joiner.onnx", "meta.json",
+        "predictor.onnx", "weights.bin",
+    ]  # fmt: skip
+
+
+def test_eight_bits_are_in_the_encoders_products(exported: tuple[dict[str, Path], list[str]]) -> None:
+    places, _ = exported
+    kinds = {
+        name: {node.op_type for node in onnx.load(place / "encoder_4_1.onnx", load_external_data=False).graph.node}
+        for name, place in places.items()
+    }
+    assert "MatMulInteger" in kinds["int8"]
+    assert "MatMulInteger" not in kinds["fp32"]
+
+
+def test_parity_sees_a_difference(exported: tuple[dict[str, Path], list[str]], model: Path) -> None:
+    other = speechkit.load(model)
+    with torch.no_grad():
+        other.network.encoder.layers[0].feed_forward1[0].weight[0, 0] += 0.5
+    found = check.parity(other, read(exported[0]["fp32"]))
+    assert max(item.difference for item in found if item.what == "encoder") > check.TOLERANCE
+
+
+def test_an_export_that_differs_is_not_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: tuple[dict[str, Path], list[str]]
+) -> None:
+    other = speechkit.load(model)
+    with torch.no_grad():
+        other.network.encoder.layers[0].feed_forward1[0].weight[0, 0] += 0.5
+
+    def copied(transcriber: Transcriber, folder: Path, *_: object) -> None:
+        shutil.copytree(exported[0]["fp32"], folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr("speechkit.onnx.release.write", copied)
+    with pytest.raises(InputError, match="do not compute what the model does: they differ by"):
+        export(other, tmp_path / "out", say=print)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_with_other_things_is_not_touched(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    result = CliRunner().invoke(app, ["export", str(model), "-o", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds something else" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda folder: (folder / META).write_text("{"), "is no JSON"),
+        (lambda folder: (folder / META).write_text('{"format": 99}'), "has format 99"),
+        (lambda folder: (folder / META).write_text('{"format": 1}'), "describes no recogniser"),
+        (lambda folder: (folder / "joiner.onnx").unlink(), "joiner.onnx is no ONNX graph"),
+        (lambda folder: (folder / "weights.bin").write_bytes(b""), "is no ONNX graph that can be run here"),
+        (lambda folder: (folder / "characters.json").write_text('["a"]'), "has 1 pieces, but its model gives 9"),
+    ],
+)
+def test_damaged_exports_are_refused_in_one_sentence(
+    change: object, sentence: str, exported: tuple[dict[str, Path], list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(exported[0]["fp32"], folder)
+    change(folder)  # type: ignore[operator]
+    with pytest.raises(InputError, match=sentence):
+        speechkit.load(folder)
+
+
+def test_an_export_has_no_other_arithmetic(exported: tuple[dict[str, Path], list[str]]) -> None:
+    with pytest.raises(InputError, match="is an export, whose arithmetic is fixed"):
+        speechkit.load(exported[0]["fp32"], compat="reference")
+    with pytest.raises(InputError, match="take the release that it was made of"):
+        export(speechkit.load(exported[0]["fp32"]), exported[0]["fp32"].parent / "again")
+
+
+def test_a_model_with_full_context_cannot_be_exported(tmp_path: Path) -> None:
+    full = hub.load(tiny.release(tmp_path / "full", [[-1, -1]]))
+    with pytest.raises(InputError, match="no stream that could be exported"):
+        export(full, tmp_path / "out")
+
+
+def test_the_command_checks_on_recordings(model: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tiny.babble(2), tiny.RATE)
+    (tmp_path / "split.jsonl").write_text(json.dumps({"path": "a.wav", "duration": 2.0, "text": "a bad cafe"}) + "\n")
+    out, split = tmp_path / "out", tmp_path / "split.jsonl"
+    words = ["export", str(model), "-o", str(out), "--latency-ms", "0", "--check", str(split), "--limit", "1"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "(3 words)" in result.output
+    assert "use it: speechkit transcribe --stream --model" in result.output
+    assert [entry["context"] for entry in json.loads((out / META).read_text())["contexts"]] == [[4, 0]]
+
+
+def test_features_can_be_what_goes_in(model: Path, tmp_path: Path) -> None:
+    ours = hub.load(model)
+    export(ours, tmp_path / "out", contexts=[(4, 0)], front=False, say=print)
+    theirs = speechkit.load(tmp_path / "out")
+    assert theirs.model.graph((4, 0)).interface.dim == ours.network.front.n_mels
+    wave = tiny.babble(3)
+    assert theirs.transcribe(wave, latency_ms=0).text == ours.transcribe(wave, latency_ms=0).text
