@@ -30,9 +30,7 @@ class Engine:
         InputError: the model cannot stream, or has no such decoder or look-ahead.
     """
 
-    def __init__(
-        self, transcriber: Transcriber, decoder: str | None = None, latency_ms: float | None = None
-    ) -> None:
+    def __init__(self, transcriber: Transcriber, decoder: str | None = None, latency_ms: float | None = None) -> None:
         self.transcriber, self.model = transcriber, transcriber.model
         if not transcriber.latencies_ms:
             raise InputError("this model was trained with full context: it cannot stream")

@@ -1,9 +1,9 @@
 """One stream of audio becoming events, without I/O, clocks or threads: what is computed for it is computed elsewhere.
 
-    session = Session(engine, rate=44_100)
-    session.push(samples)
-    engine.run([session])
-    for event in session.events(): ...
+session = Session(engine, rate=44_100)
+session.push(samples)
+engine.run([session])
+for event in session.events(): ...
 """
 
 from collections import deque
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from speechkit import audio
-from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.segment import Segment
 from speechkit.streaming.endpoint import EndpointRules
@@ -143,8 +142,8 @@ class Session:
         if not self._said and self._segment.text:
             self._events.append(SpeechStart(self._segment.words(self._heard_s)[0].start_s))
         if last:
-            border, reason = self._ends.popleft()
-            self._close(reason, border)
+            end, why = self._ends.popleft()
+            self._close(why, end)
             return
         self._tell()
         decoded = self._steps * self.engine.step_ms / 1000

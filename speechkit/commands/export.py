@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from speechkit.errors import InputError
 from speechkit.startup import starting
 
 
@@ -16,12 +17,20 @@ class Precision(StrEnum):
     int8 = "int8"
 
 
+class Layout(StrEnum):
+    """Of the export."""
+
+    speechkit = "speechkit"
+    nemo = "nemo"
+
+
 def export(
     model: Annotated[str | None, typer.Argument(help="Release folder, .nemo file or hub id; else the default.")] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="Folder of the export.")] = ...,  # type: ignore[assignment]
     precision: Annotated[list[Precision], typer.Option(help="Several give a folder each.")] = [Precision.fp32],  # noqa: B006
     latency_ms: Annotated[list[float] | None, typer.Option(help="Look-aheads; else all.")] = None,
     features: Annotated[bool, typer.Option("--features", help="Graphs take log-mel features, not samples.")] = False,
+    layout: Annotated[Layout, typer.Option(help="nemo: for sherpa-onnx, a folder a look-ahead.")] = Layout.speechkit,
     check: Annotated[
         list[str] | None, typer.Option(help="Folder or manifest on which word errors are compared.")
     ] = None,
@@ -36,6 +45,14 @@ def export(
         from speechkit.commands.loading import recogniser
         from speechkit.data.module import SpeechDataModule
         from speechkit.export import run
+        from speechkit.onnx.release import export_nemo
     found = recogniser(model)
+    if layout is Layout.nemo:
+        if check or features:
+            raise InputError("--layout nemo takes features always, and has no recordings to be checked on")
+        contexts = None if latency_ms is None else [found.context(ms) for ms in latency_ms]
+        for name, place in export_nemo(found, Path(output), [item.value for item in precision], contexts).items():
+            print(f"{name}: {place}")
+        return
     data = SpeechDataModule(train=[], valid=[], test=check or [], rate=found.rate)
     run(found, Path(output), [item.value for item in precision], latency_ms, not features, data, limit)

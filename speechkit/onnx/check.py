@@ -37,13 +37,14 @@ def parity(transcriber: Transcriber, exported: Transcriber, chunks: int = CHUNKS
         ours, theirs = transcriber.model.streaming(context), exported.model.streaming(context)
         pairs = _chained(ours, theirs, chunks)
         steps = torch.cat([ours for ours, _ in pairs])
-        found.append(_compared(context, "encoder", pairs))
+        found.append(compared(context, "encoder", pairs))
     steps = steps[: len(steps) // 4 * 4].view(4, -1, steps.shape[-1])
-    return found + [_compared(None, name, _head(transcriber.model, exported.model, name, steps))
+    return found + [compared(None, name, _head(transcriber.model, exported.model, name, steps))
                     for name in exported.model.decoders]  # fmt: skip
 
 
-def _compared(context: Context | None, what: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> Parity:
+def compared(context: Context | None, what: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> Parity:
+    """The largest difference of pairs of a model's and an export's outputs."""
     difference = max(float((a - b).abs().max()) for a, b in pairs if a.numel())
     return Parity(context, what, difference, max(float(a.abs().max()) for a, _ in pairs if a.numel()))
 

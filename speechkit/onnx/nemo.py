@@ -20,12 +20,15 @@ from speechkit.asr.model import Recognizer
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.nn.subsampling import SubsamplingState
+from speechkit.onnx.check import Parity, compared
 from speechkit.onnx.write import JointStep, PredictorStep
 from speechkit.streaming.export import EXAMPLE_ROWS, export_function
+from speechkit.streaming.onnx import OnnxGraph
 from speechkit.streaming.state import Chunk
 
 INPUTS = ("audio_signal", "length", "cache_last_channel", "cache_last_time", "cache_last_channel_len")
 NEXT = ("encoded_lengths", "cache_last_channel_next", "cache_last_time_next", "cache_last_channel_next_len")
+ENCODERS = ("encoder.onnx", "model.onnx")
 PENDING = 7  # frames that wait for their group of eight after every call
 
 
@@ -45,11 +48,13 @@ class NemoEncoder(nn.Module):
         self.sizes = [PENDING * bands[0], *(c * band for c, _, band in self.left)]
         self.slot = context[0] * 2 * model.encoder.dim  # numbers of a layer's keys and values
         self.spare = -(-sum(self.sizes) // self.slot)  # layers that the subsampling's context takes
-        kernel = model.encoder.layers[0].convolution.left  # type: ignore[union-attr]
+        kernel = self.stream.init_state(1)[1].layers[0].conv_left.shape[1]
         self.channel_dims = (len(model.encoder.layers) + self.spare, context[0], 2 * model.encoder.dim)
-        self.time_dims = (len(model.encoder.layers), model.encoder.dim, int(kernel))
+        self.time_dims = (len(model.encoder.layers), model.encoder.dim, kernel)
 
-    def forward(self, audio_signal: Tensor, length: Tensor, channel: Tensor, time: Tensor, count: Tensor) -> tuple[Any, ...]:
+    def forward(
+        self, audio_signal: Tensor, length: Tensor, channel: Tensor, time: Tensor, count: Tensor
+    ) -> tuple[Any, ...]:
         """NeMo's: (batch, mels, frames), (batch,), the caches and how many steps there were -> the same of the next."""
         x = (audio_signal.transpose(1, 2) - self.mean) / self.deviation
         last = torch.zeros_like(length, dtype=torch.bool)
@@ -134,7 +139,13 @@ def _write_encoder(model: Recognizer, context: Context, path: Path, head: bool) 
     with torch.no_grad():
         step(*inputs)
         export_function(step, inputs, path, INPUTS, ["logprobs" if head else "outputs", *NEXT])
-    kind = "EncDecHybridRNNTCTCBPEModel" if len(model.decoders) == 2 else "EncDecCTCModelBPE" if head else "EncDecRNNTBPEModel"
+    kind = (
+        "EncDecHybridRNNTCTCBPEModel"
+        if len(model.decoders) == 2
+        else "EncDecCTCModelBPE"
+        if head
+        else "EncDecRNNTBPEModel"
+    )
     about: dict[str, Any] = {
         "model_type": kind, "version": "1", "model_author": "speechkit", "comment": "exact streaming state",
         "vocab_size": model.blank, "window_size": step.frames, "chunk_shift": step.frames,
@@ -159,7 +170,8 @@ def _write_transducer(model: Recognizer, folder: Path) -> Sequence[Path]:
     time_major = ("layers", "batch")
     export_function(
         NemoDecoder(PredictorStep(predictor, joiner)), (one[:, None] * 0, one, state, state.clone()), decoder,
-        ["targets", "target_length", "states_1", "states_2"], ["outputs", "prednet_lengths", "states_1_next", "states_2_next"],
+        ["targets", "target_length", "states_1", "states_2"],
+        ["outputs", "prednet_lengths", "states_1_next", "states_2_next"],
         {"states_1": time_major, "states_2": time_major},
     )  # fmt: skip
     export_function(
@@ -176,3 +188,22 @@ def _describe(path: Path, about: dict[str, Any]) -> None:
     for key, value in about.items():
         model.metadata_props.add(key=key, value=str(value))
     onnx.save(model, path)
+
+
+@torch.inference_mode()
+def nemo_parity(transcriber: Transcriber, path: Path, context: Context, chunks: int = 20) -> Parity:
+    """Chained calls of an encoder's graph in this layout beside the model's stream, on noise for features."""
+    torch.manual_seed(0)
+    model, graph = transcriber.network, OnnxGraph(path)
+    head = model.ctc if path.name == "model.onnx" else None
+    step, stream = NemoEncoder(model, context, head is not None), model.encoder.at(context)
+    state, caches = stream.init_state(2), [torch.zeros(2, *step.channel_dims), torch.zeros(2, *step.time_dims)]
+    count, full, no = torch.zeros(2, dtype=torch.int64), torch.full((2,), step.frames), torch.zeros(2, dtype=torch.bool)
+    pairs = []
+    for _ in range(chunks):
+        x = torch.randn(2, step.frames, model.front.n_mels)
+        y, state = stream.step(Chunk(x, full, no), state)
+        signal = (x * model.front.deviation + model.front.mean).transpose(1, 2)
+        given, _, caches[0], caches[1], count = graph(signal, full, *caches, count)
+        pairs.append((y.values, given.transpose(1, 2)) if head is None else (head(y.values), given))
+    return compared(context, path.name, pairs)

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -12,8 +12,11 @@ from speechkit.asr.conformer import Context
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.onnx.check import TOLERANCE, WORSE, Parity, parity, word_errors
+from speechkit.onnx.nemo import ENCODERS as NEMO_ENCODERS
+from speechkit.onnx.nemo import nemo_parity, write_nemo
 from speechkit.onnx.read import is_export, read
 from speechkit.onnx.write import quantized, write
+from speechkit.streaming.quantize import quantize
 
 PRECISIONS = ("fp32", "int8")
 Words = dict[tuple[str, float | None], float]  # percent of each decoder and look-ahead
@@ -27,9 +30,7 @@ def fresh(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: the place cannot be written, or holds something that is no export.
     """
-    folder = folder.expanduser().absolute()
-    if folder.exists() and not (folder.is_dir() and (is_export(folder) or not any(folder.iterdir()))):
-        raise InputError(f"{folder} holds something else: name a new folder, an empty one or that of an older export")
+    folder = _free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -49,6 +50,18 @@ def fresh(folder: Path) -> Iterator[Path]:
         raise InputError(f"{folder} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _free(folder: Path) -> Path:
+    """The absolute path of a folder that an export may take the place of."""
+    folder = folder.expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and (_is_ours(folder) or not any(folder.iterdir()))):
+        raise InputError(f"{folder} holds something else: name a new folder, an empty one or that of an older export")
+    return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    return is_export(folder) or (folder / "tokens.txt").is_file()
 
 
 def export(
@@ -77,18 +90,16 @@ def export(
     Raises:
         InputError: the model cannot be exported, the folder cannot be written, or a check failed.
     """
-    unknown = [name for name in precisions if name not in PRECISIONS]
-    if unknown or not precisions:
-        raise InputError(f"precisions are of {', '.join(PRECISIONS)}, got {', '.join(unknown) or 'none'}")
-    places = {name: folder / name if len(precisions) > 1 else folder for name in precisions}
+    places = {name: _free(folder / name if len(precisions) > 1 else folder) for name in _known(precisions)}
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary)
         write(transcriber, whole, contexts, front)
         exported = read(whole)
         _check_parity("fp32", parity(transcriber, exported), say)
         known = [_check_words(transcriber, exported, "fp32", split, None, say) for split in recordings]
-        for name, place in places.items():
-            with fresh(place) as inner:
+        with ExitStack() as stack:  # all of them come into place, or none does
+            for name, place in places.items():
+                inner = stack.enter_context(fresh(place))
                 shutil.copytree(whole, inner, dirs_exist_ok=True)
                 if name != "fp32":
                     quantized(inner)
@@ -96,9 +107,45 @@ def export(
                     _check_parity(name, parity(transcriber, exported), say)
                     for split, expected in zip(recordings, known, strict=True):
                         _check_words(transcriber, exported, name, split, expected, say)
-            size = sum(file.stat().st_size for file in place.iterdir())
-            say(f"{name}: {size / 1e6:.1f} MB in {place}")
+    for name, place in places.items():
+        size = sum(file.stat().st_size for file in place.iterdir())
+        say(f"{name}: {size / 1e6:.1f} MB in {place}")
     return places
+
+
+def export_nemo(
+    transcriber: Transcriber,
+    folder: Path,
+    precisions: Sequence[str] = ("fp32",),
+    contexts: Sequence[Context] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Path]:
+    """Exports in NeMo's layout, a folder for each context and, where there are several, each precision.
+
+    Arguments, result and errors as those of `export`.
+    """
+    model = transcriber.network
+    chosen = [context for context in model.contexts if model.streams(context)] if contexts is None else list(contexts)
+    several = len(precisions) * len(chosen) > 1
+    names = {(kind, at): f"{kind}_{at[0]}_{at[1]}" if several else "" for kind in _known(precisions) for at in chosen}
+    places = {key: _free(folder / name) for key, name in names.items()}
+    with ExitStack() as stack:
+        for (precision, context), place in places.items():
+            inner = stack.enter_context(fresh(place))
+            for path in write_nemo(transcriber, inner, context):
+                if path.name not in NEMO_ENCODERS:
+                    continue
+                if precision != "fp32":
+                    quantize(path)
+                _check_parity(precision, [nemo_parity(transcriber, path, context)], say)
+    return {name or "fp32": places[key] for key, name in names.items()}
+
+
+def _known(precisions: Sequence[str]) -> Sequence[str]:
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not precisions:
+        raise InputError(f"precisions are of {', '.join(PRECISIONS)}, got {', '.join(unknown) or 'none'}")
+    return precisions
 
 
 def _check_parity(precision: str, found: Sequence[Parity], say: Callable[[str], None]) -> None:

@@ -156,6 +156,6 @@ def test_who_is_gone_is_forgotten(batcher: Batcher, engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"), [({"max_batch": 0}, "max_batch must be from 1"), ({"wait_ms": -1}, "wait_ms must be")]
 )
-def test_options_that_cannot_be_are_refused(engine: Engine, options: dict[str, int], sentence: str) -> None:
+def test_options_that_cannot_be_are_refused(engine: Engine, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         Batcher(engine, **options)

@@ -74,7 +74,12 @@ def test_other_rates_are_resampled(engine: Engine) -> None:
 def test_together_as_alone(engine: Engine) -> None:
     """Streams of different look-aheads, phrases, lengths and phases say in one batch what each says alone."""
     booster = engine.booster(["abc", "de"], 3.0)
-    kinds = [{"latency_ms": 80.0}, {"latency_ms": 0.0}, {"latency_ms": 80.0, "booster": booster}, {}]
+    kinds: list[dict[str, Any]] = [
+        {"latency_ms": 80.0},
+        {"latency_ms": 0.0},
+        {"latency_ms": 80.0, "booster": booster},
+        {},
+    ]
     waves = [babble(2 + 0.3 * i, seed=i) for i in range(8)]
     alone = [timed(finals(heard(engine, wave, **kinds[i % 4]))[0].words) for i, wave in enumerate(waves)]
     sessions = [Session(engine, rules=NEVER, **kinds[i % 4]) for i in range(8)]
@@ -216,10 +221,12 @@ class Scripted:
             start = session._border / self.rate
             rows = []
             for at, word in self.words:
-                if start <= at and (before < at + self.delay <= now or (work.last and at < now and before < at + self.delay)):
+                if start <= at and (
+                    before < at + self.delay <= now or (work.last and at < now and before < at + self.delay)
+                ):
                     step = (before - start) * 1000 / self.step_ms
                     rows += [[self.tokenizer.pieces.index(letter), step, 0.0] for letter in " " + word]
-            session.give(cast("list[list[float]]", rows), -(-len(work.samples) // 320), work.last)
+            session.give(rows, -(-len(work.samples) // 320), work.last)
 
 
 def spoken(words: Sequence[tuple[float, str]], seconds: float, rules: EndpointRules, delay: float = 0.3) -> list[Event]:
