@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from speechkit import __version__
 from speechkit.errors import InputError
 from speechkit.importers import nemo
-from speechkit.onnx import read as exported
+from speechkit.onnx import META
 from speechkit.release import API, Release, assemble
 from speechkit.text import CHARACTERS_FILE, PIECES_FILE, Tokenizer, load_tokenizer
 
@@ -67,7 +67,7 @@ def _export_folder(path: str | Path) -> Path | None:
     """The folder of an export, if that is what a path names."""
     try:
         folder = Path(path).expanduser()
-        return folder if exported.is_export(folder) else None
+        return folder if (folder / META).is_file() else None
     except (OSError, RuntimeError, ValueError):  # `read` says what is wrong with it
         return None
 
@@ -78,7 +78,9 @@ def _load_export(folder: Path, device: str, compat: str | None, length_rule: str
     provider = PROVIDERS.get(torch.device(device).type)
     if provider is None:
         raise InputError(f"{folder} is an export, which runs on cpu or cuda, not on {device}")
-    return exported.read(folder, torch.get_num_threads(), [provider])
+    from speechkit.onnx.read import read as read_export  # ONNX Runtime, which other models need not wait for
+
+    return read_export(folder, torch.get_num_threads(), [provider])
 
 
 def checked_device(name: str) -> str:

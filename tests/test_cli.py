@@ -471,7 +471,7 @@ def test_the_doctor_knows_every_extra_and_package() -> None:
     def names(lines: list[str]) -> set[str]:
         return {re.split(r"[\[<>=!~;]", line)[0].strip().lower() for line in lines}
 
-    declared = {k: names(v) for k, v in project["optional-dependencies"].items() if k not in ("all", "dev")}
+    declared = {k: names(v) for k, v in project["optional-dependencies"].items() if k not in ("all", "dev", "peers")}
     assert {extra: set(found) for extra, found in doctor.EXTRAS.items()} == declared
     assert {*doctor.NEEDED, *doctor.PRESENT} <= names(project["dependencies"])
 

@@ -15,10 +15,9 @@ from speechkit import hub
 from speechkit.asr.transcriber import Transcriber
 from speechkit.commands.app import app
 from speechkit.errors import InputError
-from speechkit.onnx import check
+from speechkit.onnx import META, check
 from speechkit.onnx.read import read
 from speechkit.onnx.release import export
-from speechkit.onnx.write import META
 from tests.asr import tiny
 
 

@@ -7,14 +7,9 @@ from typing import Any
 
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
+from speechkit.onnx import FORMAT, META
 from speechkit.onnx.recognizer import OnnxRecognizer
-from speechkit.onnx.write import FORMAT, META
 from speechkit.text import load_tokenizer
-
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder holds an export."""
-    return (folder / META).is_file()
 
 
 def read(folder: Path, threads: int = 1, providers: Sequence[str] = ()) -> Transcriber:

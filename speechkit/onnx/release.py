@@ -11,10 +11,11 @@ from torch import Tensor
 from speechkit.asr.conformer import Context
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
+from speechkit.onnx import META
 from speechkit.onnx.check import TOLERANCE, WORSE, Parity, parity, word_errors
 from speechkit.onnx.nemo import ENCODERS as NEMO_ENCODERS
 from speechkit.onnx.nemo import nemo_parity, write_nemo
-from speechkit.onnx.read import is_export, read
+from speechkit.onnx.read import read
 from speechkit.onnx.write import quantized, write
 from speechkit.streaming.quantize import quantize
 
@@ -61,7 +62,7 @@ def _free(folder: Path) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    return is_export(folder) or (folder / "tokens.txt").is_file()
+    return (folder / META).is_file() or (folder / "tokens.txt").is_file()
 
 
 def export(

@@ -16,11 +16,9 @@ from speechkit.asr.model import Recognizer
 from speechkit.asr.predictor import Predictor
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
+from speechkit.onnx import FORMAT, META, WEIGHTS
 from speechkit.streaming.export import EXAMPLE_ROWS, OPSET, export_function, export_stream, share_weights
 from speechkit.streaming.quantize import quantize
-
-META, WEIGHTS = "meta.json", "weights.bin"
-FORMAT = 1
 
 
 class PredictorStep(nn.Module):

@@ -25,8 +25,9 @@ CONTEXTS = [("chunked_limited", (4, 1)), ("regular", (4, 1))]
 def _model(style: str, context: tuple[int, int]) -> tuple[LogMel, ConformerEncoder]:
     torch.manual_seed(7)
     encoder = ConformerEncoder(
-        n_mels=8, dim=8, layers=1 + (style == "regular"), heads=2, conv_kernel=3, subsampling_channels=3, contexts=[context], style=style
-    ).eval()
+        n_mels=8, dim=8, layers=1 + (style == "regular"), heads=2, conv_kernel=3, subsampling_channels=3,
+        contexts=[context], style=style,
+    ).eval()  # fmt: skip
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, std=0.3)
     return LogMel(sample_rate=1000, n_mels=8, n_fft=32, dither=0.0).eval(), encoder
