@@ -25,7 +25,7 @@ from speechkit.onnx.release import export
 
 Words = Sequence[str]
 OPTIONS: dict[str, Any] = {
-    "release": str | None, "recipe": str | None, "overrides": Words, "out": str, "precision": Words,
+    "release": str | None, "untrained": str | None, "overrides": Words, "out": str, "precision": Words,
     "latencies_ms": Sequence[float] | None, "features": bool, "limit": int | None,
 }  # fmt: skip
 console = Console()
@@ -36,9 +36,9 @@ def _main(config: DictConfig) -> None:
     if OmegaConf.is_missing(config, "out"):
         raise InputError("name the folder of the export: out=FOLDER")
     check_types(config, OPTIONS)
-    if config.recipe is not None and config.release is not None:
+    if config.untrained is not None and config.release is not None:
         raise InputError("name a model or a recipe, not both")
-    found = recogniser(config.release) if config.recipe is None else silent(config.recipe, config.overrides)
+    found = recogniser(config.release) if config.untrained is None else silent(config.untrained, config.overrides)
     data: SpeechDataModule = built(config, "data", rate=found.rate, train=[], valid=[])
     precisions = [config.precision] if isinstance(config.precision, str) else list(config.precision)
     run(found, Path(config.out), precisions, config.latencies_ms, not config.features, data, config.limit)
@@ -66,10 +66,11 @@ def run(
 
 def main() -> None:
     """Exports a model."""
-    # Hydra takes the word model= for a choice in the config group of that name, which export does not compose.
-    sys.argv[1:] = [
-        "release" + word.removeprefix("model") if word.startswith("model=") else word for word in sys.argv[1:]
-    ]
+    # Hydra takes these words for choices in the config groups of those names, which export does not compose.
+    own = {"model": "release", "recipe": "untrained"}
+    for i, word in enumerate(sys.argv[1:], 1):
+        name, equals, value = word.partition("=")
+        sys.argv[i] = own.get(name, name) + equals + value
     _main()
 
 

@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import speechkit
+import speechkit.export
 from speechkit import hub
 from speechkit.asr.transcriber import Transcriber
 from speechkit.commands.app import app
@@ -149,6 +150,40 @@ def test_a_folder_with_other_things_is_not_touched(model: Path, tmp_path: Path) 
     assert result.exit_code == 2
     assert "holds something else" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-o", "/proc/x"], "/proc/x cannot be written"),
+        (["-o", "x", "--latency-ms", "-5"], "no context of this model has a look-ahead of at most -5 ms"),
+        (["-o", "x", "--check", "/nowhere"], "/nowhere is neither a manifest"),
+        (["-o", "x", "--layout", "nemo", "--features"], "--layout nemo takes features always"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is(model: Path, words: list[str], sentence: str) -> None:
+    result = CliRunner().invoke(app, ["export", str(model), *words])
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "name the folder of the export: out=FOLDER"),
+        (["out=x", "recipe=nope"], "there is no recipe 'nope'; there are: "),
+        (["out=x", "recipe=librispeech_conformer", "model=y"], "name a model or a recipe, not both"),
+        (["out=x", "precison=int8"], "there is no option 'precison' (did you mean precision"),
+    ],
+)
+def test_the_entry_point_says_what_is_wrong(
+    words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["export", *words])
+    with pytest.raises(SystemExit) as ended:
+        speechkit.export.main()
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from speechkit.asr.model import Recognizer
@@ -27,6 +28,7 @@ def untrained(recipe: str, overrides: Sequence[str] = ()) -> Recognizer:
         InputError: there is no such recipe or option, or it is no recipe of recognition.
     """
     words = [f"recipe={recipe}", f"vocab_size={VOCAB_SIZE}", *overrides]
+    GlobalHydra.instance().clear()  # of the entry point that asks, which has its configuration already
     check("train", words)
     with initialize_config_module("speechkit.conf", version_base="1.3"):
         config = compose("train", words)

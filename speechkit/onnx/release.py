@@ -92,22 +92,22 @@ def export(
         InputError: the model cannot be exported, the folder cannot be written, or a check failed.
     """
     places = {name: _free(folder / name if len(precisions) > 1 else folder) for name in _known(precisions)}
-    with tempfile.TemporaryDirectory() as temporary:
-        whole = Path(temporary)
+    with ExitStack() as stack:  # all of them come into place, or none does
+        inner = {name: stack.enter_context(fresh(place)) for name, place in places.items()}
+        whole = inner[precisions[0]]
         write(transcriber, whole, contexts, front)
         exported = read(whole)
         _check_parity("fp32", parity(transcriber, exported), say)
         known = [_check_words(transcriber, exported, "fp32", split, None, say) for split in recordings]
-        with ExitStack() as stack:  # all of them come into place, or none does
-            for name, place in places.items():
-                inner = stack.enter_context(fresh(place))
-                shutil.copytree(whole, inner, dirs_exist_ok=True)
-                if name != "fp32":
-                    quantized(inner)
-                    exported = read(inner)
-                    _check_parity(name, parity(transcriber, exported), say)
-                    for split, expected in zip(recordings, known, strict=True):
-                        _check_words(transcriber, exported, name, split, expected, say)
+        for name in sorted(precisions, key=lambda name: inner[name] == whole):  # the copies before the original
+            if inner[name] != whole:
+                shutil.copytree(whole, inner[name], dirs_exist_ok=True)
+            if name != "fp32":
+                quantized(inner[name])
+                exported = read(inner[name])
+                _check_parity(name, parity(transcriber, exported), say)
+                for split, expected in zip(recordings, known, strict=True):
+                    _check_words(transcriber, exported, name, split, expected, say)
     for name, place in places.items():
         size = sum(file.stat().st_size for file in place.iterdir())
         say(f"{name}: {size / 1e6:.1f} MB in {place}")
