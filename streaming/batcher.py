@@ -70,12 +70,15 @@ class Feed:
 
     def take_in(self) -> None:
         """Does what waits; in the batcher's thread."""
-        while self._inbox:
-            item = self._inbox.popleft()
+        while True:
+            with self._batcher.changed:
+                if not self._inbox:
+                    return
+                item = self._inbox.popleft()
+                self._pushed -= 0 if callable(item) else len(item)
             if callable(item):
                 item(self.session)
             else:
-                self._pushed -= len(item)
                 self.session.push(item)
 
 
@@ -181,12 +184,21 @@ class Batcher:
                 continue
             feed.ready_at = time.monotonic() if feed.session.ready else None
             events = feed.session.events()
-            if events and not feed.over:
-                feed.tell(events, None)
+            if events:
+                self._tell(feed, events, None)
             if feed.session.done:
                 self.drop(feed)
 
     def _end(self, feed: Feed, error: Exception) -> None:
-        if not feed.over:
-            feed.tell(feed.session.events(), error)
+        self._tell(feed, feed.session.events(), error)
         self.drop(feed)
+
+    def _tell(self, feed: Feed, events: list[Event], error: Exception | None) -> None:
+        """Tells an owner; one that fails is treated as gone."""
+        if feed.over:
+            return
+        try:
+            feed.tell(events, error)
+        except Exception:
+            log.exception("the owner of a session failed")
+            self.drop(feed)

@@ -1,7 +1,7 @@
 """A recogniser that steps many sessions at once: those of one look-ahead through one call."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,15 @@ from speechkit.text import Tokenizer
 
 if TYPE_CHECKING:
     from speechkit.streaming.session import Session, Work
+
+
+class Result(NamedTuple):
+    """What came of one session's work."""
+
+    tokens: list[list[float]]  # rows of token, step and log-probability
+    steps: int  # of the encoder that were decoded
+    last: bool  # the segment is over
+    state: tuple[Any, Any]  # the encoder's and the decoder's
 
 
 class Engine:
@@ -101,21 +110,28 @@ class Engine:
         for context in dict.fromkeys(session.context for session in sessions):
             group = [session for session in sessions if session.context == context]
             work = [session.take() for session in group]
-            try:
-                self._call(context, group, work)
-            except Exception as error:
-                if len(group) == 1:
-                    failed[group[0]] = error
-                    continue
-                for session, item in zip(group, work, strict=True):
-                    try:
-                        self._call(context, [session], [item])
-                    except Exception as own:
-                        failed[session] = own
+            for session, found in zip(group, self._tried(context, group, work), strict=True):
+                try:
+                    if isinstance(found, Exception):
+                        raise found
+                    session.state = found.state
+                    session.give(found.tokens, found.steps, found.last)
+                except Exception as error:
+                    failed[session] = error
         return failed
 
-    def _call(self, context: Context, sessions: Sequence["Session"], work: Sequence["Work"]) -> None:
-        """Computes for all of the sessions and only then gives to any."""
+    def _tried(
+        self, context: Context, sessions: Sequence["Session"], work: Sequence["Work"]
+    ) -> "Sequence[Result | Exception]":
+        """Results of all in one call; where it fails, those of each alone or why it has none. No session is changed."""
+        try:
+            return self._call(context, sessions, work)
+        except Exception as error:
+            if len(sessions) == 1:
+                return [error]
+        return [self._tried(context, [one], [item])[0] for one, item in zip(sessions, work, strict=True)]
+
+    def _call(self, context: Context, sessions: Sequence["Session"], work: Sequence["Work"]) -> "list[Result]":
         module = self.module(context)
         values = torch.zeros(len(work), module.chunk, 1)
         for row, item in enumerate(work):
@@ -125,18 +141,14 @@ class Engine:
         y, new = module.step(
             Chunk(*(part.to(self.model.device) for part in x)), stack([session.state[0] for session in sessions])
         )
-        states, found = split(new), []
+        states, found = split(new), {}
         for greedy in {id(session.greedy): session.greedy for session in sessions}.values():
             rows = [row for row, session in enumerate(sessions) if session.greedy is greedy]
             part = Chunk(y.values[rows], y.lengths[rows], y.last[rows])
             emitted, after = greedy.step(part, stack([sessions[row].state[1] for row in rows]))
             counts = zip(emitted.lengths.tolist(), part.lengths.tolist(), part.last.tolist(), strict=True)
-            found += [
-                (row, values[:count].tolist(), steps, last, state)
-                for row, values, (count, steps, last), state in zip(
-                    rows, emitted.values, counts, split(after), strict=True
-                )
-            ]
-        for row, tokens, steps, last, state in found:
-            sessions[row].state = (states[row], state)
-            sessions[row].give(tokens, steps, last)
+            for row, tokens, (count, steps, last), state in zip(
+                rows, emitted.values, counts, split(after), strict=True
+            ):
+                found[row] = Result(tokens[:count].tolist(), steps, last, (states[row], state))
+        return [found[row] for row in range(len(sessions))]

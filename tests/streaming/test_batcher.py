@@ -115,10 +115,10 @@ def test_one_session_that_the_model_cannot_bear_ends_alone(
     sessions = [Session(engine, rules=NEVER) for _ in waves]
     real = Engine._call
 
-    def fragile(self: Engine, context: Any, group: Sequence[Session], work: Any) -> None:
+    def fragile(self: Engine, context: Any, group: Sequence[Session], work: Any) -> Any:
         if sessions[1] in group:
             raise RuntimeError("out of memory")
-        real(self, context, group, work)
+        return real(self, context, group, work)
 
     monkeypatch.setattr(Engine, "_call", fragile)
     owners = [Owner(batcher, session) for session in sessions]
@@ -130,6 +130,40 @@ def test_one_session_that_the_model_cannot_bear_ends_alone(
     for i in (0, 2):
         assert owners[i].texts() == [engine.transcriber.transcribe(waves[i]).text]
     assert meter.crashes == 1
+    assert batcher.alive
+
+
+def test_a_session_that_fails_itself_changes_nothing_for_the_others(
+    batcher: Batcher, engine: Engine, meter: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call was good: it is not done again for those who have what came of it."""
+    waves = [babble(2, seed=i) for i in range(3)]
+    sessions = [Session(engine, rules=NEVER) for _ in waves]
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such token")
+
+    monkeypatch.setattr(sessions[1], "give", refuse)
+    owners = [Owner(batcher, session) for session in sessions]
+    for owner, wave in zip(owners, waves, strict=True):
+        owner.feed.push(wave)
+        owner.feed.do(Session.finish)
+    assert owners[1].over.wait(20)
+    assert "no such token" in str(owners[1].error)
+    assert [owners[i].texts() for i in (0, 2)] == [[engine.transcriber.transcribe(waves[i]).text] for i in (0, 2)]
+
+
+def test_an_owner_that_fails_harms_nobody_else(batcher: Batcher, engine: Engine) -> None:
+    def failing(events: list[Event], error: Exception | None) -> None:
+        raise RuntimeError("my loop is closed")
+
+    broken, wave = batcher.open(Session(engine, rules=NEVER), failing), babble(2)
+    other = Owner(batcher, Session(engine, rules=NEVER))
+    for feed in (broken, other.feed):
+        feed.push(wave)
+        feed.do(Session.finish)
+    assert other.texts() == [engine.transcriber.transcribe(wave).text]
+    assert broken.over
     assert batcher.alive
 
 
