@@ -211,7 +211,7 @@ class Session:
         self._audio = np.concatenate([self._audio, samples.astype(np.float32, copy=False)])
 
     def _drop(self, before: int) -> None:
-        """Forgets audio before a sample of the stream."""
+        """Forgets audio before a sample of the stream, when that is an eighth of what is kept: hours may be waiting."""
         count = before - self._audio_start
-        if count > 0:
+        if count > 0 and 8 * count >= len(self._audio):
             self._audio, self._audio_start = self._audio[count:].copy(), before

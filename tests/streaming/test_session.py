@@ -192,6 +192,19 @@ def test_memory_does_not_grow(engine: Engine) -> None:
     assert most < 3 * RATE
 
 
+def test_much_at_once_is_copied_seldom(engine: Engine) -> None:
+    """A session that was given minutes at once does not move what waits of them at every call."""
+    session, buffers = Session(engine, rules=EndpointRules(trailing_s=0.3, longest_s=2.0)), set()
+    session.push(np.zeros(120 * RATE, np.float32))
+    kept = []
+    while session.ready:
+        engine.step([session])
+        if id(session._audio) not in buffers:
+            buffers.add(id(session._audio))
+            kept.append(session._audio)  # so that no other gets its number
+    assert len(kept) < 60, "of 750 calls"
+
+
 class Scripted:
     """An engine whose decoder emits a word a while after its sound, if the segment heard the sound begin."""
 
