@@ -116,7 +116,7 @@ def export_function(
         labels = (axes or {}).get(name, ("batch",))
         return {i: known.setdefault(label, torch.export.Dim(label)) for i, label in enumerate(labels)}
 
-    with _silent():
+    with silent():
         program = torch.onnx.export(
             module.eval(), inputs, dynamo=True, opset_version=OPSET, verbose=False,
             input_names=list(input_names), output_names=list(output_names),
@@ -124,14 +124,25 @@ def export_function(
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
+    _check_axes(model, len(known))
     for node in [*model.graph.node, *model.graph.value_info, *model.graph.initializer]:
         node.ClearField("metadata_props")  # where in whose files each came from, a multiple of the graph in size
     onnx.save(model, path)
 
 
+def _check_axes(model: onnx.ModelProto, expected: int) -> None:
+    """Refuses a graph where sizes that should be dynamic are not: the exporter fixes what it must, and says nothing.
+
+    Code does that by ``len(x)``, which is a number, where ``x.shape[0]`` is a symbol.
+    """
+    found = {axis.dim_param for item in model.graph.input for axis in item.type.tensor_type.shape.dim} - {""}
+    if len(found) < expected:
+        raise ValueError(f"a graph should have {expected} dynamic sizes, got {', '.join(sorted(found)) or 'none'}")
+
+
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without what the exporter says of itself."""
+def silent() -> Iterator[None]:
+    """Without what exporters and quantizers say of themselves."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,12 +1,13 @@
 """ONNX graphs in eight bits: weights stored so, activations rounded while the graph runs."""
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from speechkit.streaming.export import silent
 
 PRODUCTS = ("MatMul", "Gemm")
 
@@ -25,15 +26,10 @@ def quantize(path: Path, keep: Sequence[str] = ()) -> None:
     graph = model.graph
     left = {x.name for x in graph.initializer if len(x.dims) != 2 or x.name.endswith(tuple(keep))}
     kept = [node.name for node in graph.node if node.op_type in PRODUCTS and left & set(node.input)]
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            whole = Path(folder) / path.name
-            onnx.save(model, whole)
-            quantize_dynamic(
-                whole, path, op_types_to_quantize=list(PRODUCTS), per_channel=True, nodes_to_exclude=kept,
-                weight_type=QuantType.QUInt8,
-            )  # fmt: skip
-    finally:
-        logging.disable(before)
+    with silent(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        onnx.save(model, whole)
+        quantize_dynamic(
+            whole, path, op_types_to_quantize=list(PRODUCTS), per_channel=True, nodes_to_exclude=kept,
+            weight_type=QuantType.QUInt8,
+        )  # fmt: skip

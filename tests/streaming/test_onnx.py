@@ -77,6 +77,15 @@ def test_an_interface_survives_json(exported: tuple[Case, Path, Interface]) -> N
     assert Interface.from_dict(interface.as_dict()) == interface
 
 
+def test_a_batch_that_the_exporter_fixes_is_refused(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(len(x), -1)  # a number, not a symbol
+
+    with pytest.raises(ValueError, match="should have 1 dynamic sizes, got none"):
+        export_function(Fixed(), (torch.randn(2, 3, 4),), tmp_path / "fixed.onnx", ["x"], ["y"])
+
+
 def test_graphs_share_equal_weights(tmp_path: Path) -> None:
     head, other = CtcHead(64, 99), CtcHead(64, 99)
     steps = torch.randn(2, 3, 64)
