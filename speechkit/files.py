@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import shutil
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from speechkit.errors import InputError
@@ -27,3 +30,37 @@ def replace(path: Path, data: bytes, parents: bool = False) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """An empty folder beside an absolute path, to be filled and put into its place by `take_place`; else it vanishes.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from error
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def take_place(folder: Path, fresh: Path) -> Path | None:
+    """Puts `fresh` in the place of `folder`, which comes back if that fails; where the former one then is, if any."""
+    fresh.chmod(0o755)
+    if not folder.exists():
+        fresh.rename(folder)
+        return None
+    old = fresh.with_name(fresh.name + ".old")
+    folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    return old

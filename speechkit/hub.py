@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from speechkit import __version__
 from speechkit.errors import InputError
+from speechkit.files import beside, take_place
 from speechkit.importers import nemo
 from speechkit.onnx import META
 from speechkit.release import API, Release, assemble
@@ -201,26 +201,19 @@ def save(
         The folder.
     """
     folder = Path(folder).expanduser().absolute()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from error
-    try:
-        written = {"format": FORMAT, "speechkit": __version__, "api": API, **config}
-        text = yaml.dump(written, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=120)
-        (fresh / CONFIG).write_text(text, encoding="utf-8")
-        if tokenizer is not None:
-            tokenizer.save(fresh)
-        (fresh / CARD).write_text(card, encoding="utf-8")
-        _write_tensors(fresh / WEIGHTS, model, half)
-        fresh.chmod(0o755)
-        _replace(folder, fresh)
-    except (OSError, InputError, safetensors.SafetensorError) as error:
-        cause = error.__cause__ or error  # a sentence about a file in `fresh` names what is gone by then
-        raise InputError(f"{folder} cannot be written: {getattr(cause, 'strerror', None) or cause}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with beside(folder) as fresh:
+        try:
+            written = {"format": FORMAT, "speechkit": __version__, "api": API, **config}
+            text = yaml.dump(written, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=120)
+            (fresh / CONFIG).write_text(text, encoding="utf-8")
+            if tokenizer is not None:
+                tokenizer.save(fresh)
+            (fresh / CARD).write_text(card, encoding="utf-8")
+            _write_tensors(fresh / WEIGHTS, model, half)
+            _replace(folder, fresh)
+        except (OSError, InputError, safetensors.SafetensorError) as error:
+            cause = error.__cause__ or error  # a sentence about a file in `fresh` names what is gone by then
+            raise InputError(f"{folder} cannot be written: {getattr(cause, 'strerror', None) or cause}") from error
     return folder
 
 
@@ -248,16 +241,9 @@ def _write_tensors(path: Path, model: nn.Module, half: bool) -> None:
 
 def _replace(folder: Path, fresh: Path) -> None:
     """Puts `fresh` in the place of `folder`, which keeps its other files."""
-    if not folder.exists():
-        fresh.rename(folder)
+    old = take_place(folder, fresh)
+    if old is None:
         return
-    old = fresh.with_name(fresh.name + ".old")
-    folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
     for entry in old.iterdir():
         if not (folder / entry.name).exists() and entry.name not in TOKENIZERS:
             entry.rename(folder / entry.name)

@@ -131,7 +131,7 @@ def export_function(
 
 
 def _check_axes(model: onnx.ModelProto, expected: int) -> None:
-    """Refuses a graph where sizes that should be dynamic are not: the exporter fixes what it must, and says nothing.
+    """Refuses a graph without the dynamic sizes that it should have: the exporter fixes what it must, silently.
 
     Code does that by ``len(x)``, which is a number, where ``x.shape[0]`` is a symbol.
     """
