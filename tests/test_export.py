@@ -1,6 +1,8 @@
 """Exports: written whole, checked, and as good as the model that they were made of."""
 
+import errno
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -144,12 +146,60 @@ def test_an_export_that_differs_is_not_written(model: Path, tmp_path: Path) -> N
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_with_other_things_is_not_touched(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "precious.txt").write_text("mine")
+@pytest.mark.parametrize("beside", [[], ["meta.json"], ["tokens.txt", "model.onnx"]])
+def test_a_folder_with_other_things_is_not_touched(model: Path, tmp_path: Path, beside: list[str]) -> None:
+    for name in ("precious.txt", *beside):
+        (tmp_path / name).write_text("mine")
     result = CliRunner().invoke(app, ["export", str(model), "-o", str(tmp_path)])
     assert result.exit_code == 2
     assert "holds something else" in result.output
-    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"precious.txt", *beside}
+
+
+@pytest.mark.usefixtures("copies")
+def test_an_older_export_is_replaced(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "encoder_9_9.onnx").write_bytes(b"older")
+    (tmp_path / META).write_text("{}")
+    export(hub.load(model), tmp_path, say=print)
+    assert isinstance(speechkit.load(tmp_path), Transcriber)
+    assert not (tmp_path / "encoder_9_9.onnx").exists()
+
+
+def test_a_full_disk_is_said_in_a_sentence(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("speechkit.onnx.release.write", full)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / META).write_text("{}")
+    with pytest.raises(InputError, match="out cannot be written: No space left on device"):
+        export(hub.load(model), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / META).read_text() == "{}", "the older export survives"
+
+
+def test_not_a_number_is_a_difference() -> None:
+    one, none = torch.zeros(3), torch.tensor([0.0, torch.nan, 0.0])
+    assert math.isnan(check.compared(None, "ctc", [(one, none), (one, one)]).difference)
+
+
+def test_the_layout_of_nemo_computes_what_the_model_does(model: Path, tmp_path: Path) -> None:
+    """Checked by the export itself, over 20 chained calls; eight bits of the same graphs beside it."""
+    words = ["--layout", "nemo", "--latency-ms", "0", "--precision", "fp32", "--precision", "int8"]
+    result = CliRunner().invoke(app, ["export", str(model), "-o", str(tmp_path / "out"), *words])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fp32_4_0", "int8_4_0"]
+    for kind in ("fp32", "int8"):
+        folder = tmp_path / "out" / f"{kind}_4_0"
+        names = ["decoder.onnx", "encoder.onnx", "joiner.onnx", "model.onnx", "tokens.txt"]
+        assert sorted(path.name for path in folder.iterdir()) == names
+        graph = onnx.load(folder / "encoder.onnx")
+        about = {item.key: item.value for item in graph.metadata_props}
+        assert (about["window_size"], about["chunk_shift"], about["vocab_size"]) == ("8", "8", "9")
+        dims = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim][1:] for i in graph.graph.input}
+        for name in ("cache_last_channel", "cache_last_time"):
+            assert dims[name] == [int(about[f"{name}_dim{i}"]) for i in (1, 2, 3)]
+    assert (tmp_path / "out" / "fp32_4_0" / "tokens.txt").read_text().splitlines()[-1] == "<blk> 9"
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def parity(transcriber: Transcriber, exported: Transcriber, chunks: int = CHUNKS
 
 def compared(context: Context | None, what: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> Parity:
     """The largest difference of pairs of a model's and an export's outputs."""
-    difference = max(float((a - b).abs().max()) for a, b in pairs if a.numel())
-    return Parity(context, what, difference, max(float(a.abs().max()) for a, _ in pairs if a.numel()))
+    apart = torch.cat([(a - b).abs().flatten() for a, b in pairs])
+    return Parity(context, what, float(apart.max()), max(float(a.abs().max()) for a, _ in pairs if a.numel()))
 
 
 def _chained(ours: Streaming[Any], theirs: Streaming[Any], chunks: int) -> list[tuple[Tensor, Tensor]]:

@@ -29,6 +29,7 @@ from speechkit.streaming.state import Chunk
 INPUTS = ("audio_signal", "length", "cache_last_channel", "cache_last_time", "cache_last_channel_len")
 NEXT = ("encoded_lengths", "cache_last_channel_next", "cache_last_time_next", "cache_last_channel_next_len")
 ENCODERS = ("encoder.onnx", "model.onnx")
+TOKENS = "tokens.txt"
 PENDING = 7  # frames that wait for their group of eight after every call
 
 
@@ -125,7 +126,7 @@ def write_nemo(transcriber: Transcriber, folder: Path, context: Context) -> list
         files.append(_write_encoder(model, context, folder / "encoder.onnx", head=False))
         files += _write_transducer(model, folder)
     lines = [f"{piece} {i}" for i, piece in enumerate([*transcriber.tokenizer.pieces, "<blk>"])]
-    (folder / "tokens.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / TOKENS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return files
 
 
