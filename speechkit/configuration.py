@@ -74,6 +74,17 @@ def _one_sentence() -> Iterator[None]:
         raise SystemExit(_said(error)) from None
 
 
+def rename_words(**names: str) -> None:
+    """Calls options of the command line what the configuration calls them.
+
+    Hydra takes ``model=`` for a choice in the config group of that name, also where nothing is composed of that group.
+    """
+    for i, word in enumerate(sys.argv[1:], 1):
+        name, equals, value = word.partition("=")
+        if equals:
+            sys.argv[i] = f"{names.get(name, name)}={value}"
+
+
 def _thread_failed(args: threading.ExceptHookArgs) -> None:
     """A full disk is what the main thread says, once; it meets it as well."""
     if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in FULL):

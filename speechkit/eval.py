@@ -7,7 +7,6 @@ if __name__ == "__main__":  # Ctrl-C while all of this is imported
 
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from speechkit.asr.scores import plot, table
 from speechkit.asr.transcriber import Transcriber
 from speechkit.checkpoints import writable
 from speechkit.commands.loading import recogniser, use_threads
-from speechkit.configuration import entry_point
+from speechkit.configuration import entry_point, rename_words
 from speechkit.construction import built, check_types
 from speechkit.data.module import SpeechDataModule
 from speechkit.errors import InputError
@@ -47,10 +46,7 @@ def _main(config: DictConfig) -> None:
 
 def main() -> None:
     """Scores a model."""
-    # Hydra takes the word model= for a choice in the config group of that name, which eval does not compose.
-    sys.argv[1:] = [
-        "release" + word.removeprefix("model") if word.startswith("model=") else word for word in sys.argv[1:]
-    ]
+    rename_words(model="release")
     _main()
 
 

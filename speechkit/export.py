@@ -6,7 +6,6 @@ if __name__ == "__main__":  # Ctrl-C while all of this is imported
     begin()
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from rich.console import Console
 from speechkit.asr.transcriber import Transcriber
 from speechkit.commands.loading import recogniser
 from speechkit.commands.untrained import silent
-from speechkit.configuration import entry_point
+from speechkit.configuration import entry_point, rename_words
 from speechkit.construction import built, check_types
 from speechkit.data.module import SpeechDataModule
 from speechkit.errors import InputError
@@ -66,11 +65,7 @@ def run(
 
 def main() -> None:
     """Exports a model."""
-    # Hydra takes these words for choices in the config groups of those names, which export does not compose.
-    own = {"model": "release", "recipe": "untrained"}
-    for i, word in enumerate(sys.argv[1:], 1):
-        name, equals, value = word.partition("=")
-        sys.argv[i] = own.get(name, name) + equals + value
+    rename_words(model="release", recipe="untrained")
     _main()
 
 

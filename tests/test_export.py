@@ -29,6 +29,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.release(tmp_path_factory.mktemp("release") / "model")
 
 
+def reword(folder: Path, old: str, new: str) -> None:
+    (folder / META).write_text((folder / META).read_text().replace(old, new))
+
+
 @pytest.fixture(scope="module")
 def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], list[str]]:
     """Both precisions of the tiny model, and the lines of the report."""
@@ -243,6 +247,7 @@ def test_the_entry_point_says_what_is_wrong(
         (lambda folder: (folder / META).write_text('{"format": 99}'), "has format 99"),
         (lambda folder: (folder / META).write_text('{"format": 1}'), "describes no recogniser"),
         (lambda folder: (folder / "joiner.onnx").unlink(), "joiner.onnx is no ONNX graph"),
+        (lambda folder: reword(folder, "joiner.onnx", "../joiner.onnx"), "a graph must lie in its export's folder"),
         (lambda folder: (folder / "weights.bin").write_bytes(b""), "is no ONNX graph that can be run here"),
         (lambda folder: (folder / "characters.json").write_text('["a"]'), "has 1 pieces, but its model gives 9"),
     ],

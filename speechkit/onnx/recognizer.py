@@ -20,6 +20,13 @@ Open = Callable[[str], OnnxGraph]
 ROWS = 16  # streams in a call where many recordings are given at once
 
 
+def plain(folder: Path, name: str) -> Path:
+    """A file of the folder; a description from elsewhere may name no other."""
+    if name != Path(name).name:
+        raise ValueError(f"a graph must lie in its export's folder, got {name!r:.100}")
+    return folder / name
+
+
 class OnnxCtcHead(nn.Module):
     """`CtcHead` as a graph."""
 
@@ -102,7 +109,7 @@ class OnnxRecognizer(nn.Module):
                 self.joiner = OnnxJoiner(self._graph(head["joiner"]))
 
     def _graph(self, name: str) -> OnnxGraph:
-        return OnnxGraph(self.folder / name, *self._options)
+        return OnnxGraph(plain(self.folder, name), *self._options)
 
     @property
     def contexts(self) -> list[Context]:
@@ -136,7 +143,7 @@ class OnnxRecognizer(nn.Module):
         if context not in self._streams:
             about = self._about[context]
             interface = Interface.from_dict(about["stream"])
-            self._streams[context] = OnnxStream(self.folder / about["file"], interface, *self._options)
+            self._streams[context] = OnnxStream(plain(self.folder, about["file"]), interface, *self._options)
         return self._streams[context]
 
     def encode(self, wave: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ def heard(recogniser: object, wave: np.ndarray) -> str:
 @needs_data
 @pytest.mark.parametrize(("decoder", "least"), [("rnnt", 9), ("ctc", 8)])
 def test_sherpa_says_what_we_say(model: Transcriber, exported: Path, decoder: str, least: int) -> None:
-    """But for a word now and then: its features are Kaldi's, 0.07 apart in the mean, and the model is weak."""
+    """But for a word now and then: its features are others (docs/export.md), and the model is weak."""
     tokens = str(exported / "tokens.txt")
     if decoder == "rnnt":
         recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(
