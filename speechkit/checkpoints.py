@@ -147,21 +147,30 @@ def mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 def averaged(trainer: Trainer, task: LightningModule, data: LightningDataModule) -> float | None:
     """Loads the average of the best checkpoints into the task, or the best one where that scores better.
 
+    The weights that training ended with count as a checkpoint, also where the steps end between two validations.
     Returns the validation score that was kept, None where there was no monitored checkpoint.
     """
     callbacks = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
     if not callbacks or not callbacks[0].best_k_models:
         return None
     best = callbacks[0]
+
+    def score() -> float:
+        return float(trainer.validate(task, datamodule=data, verbose=False)[0][str(best.monitor)])
+
     scores: dict[str, Any] = best.best_k_models
-    paths = sorted(scores, key=lambda path: float(scores[path]))
-    states = [weights(Path(path)) for path in paths]
-    if len(states) == 1:
-        task.load_state_dict(states[0])
-        return float(scores[paths[0]])
+    ranked = [(float(value), weights(Path(path))) for path, value in scores.items()]
+    last = {name: value.detach().clone() for name, value in task.state_dict().items()}
+    if not any(_same(last, state) for _, state in ranked):
+        ranked.append((score(), last))
+    ranked.sort(key=lambda pair: pair[0])
+    states = [state for _, state in ranked[: best.save_top_k if best.save_top_k > 0 else None]]
     task.load_state_dict(mean(states))
-    measured = trainer.validate(task, datamodule=data, verbose=False)[0][str(best.monitor)]
-    if measured > float(scores[paths[0]]):
-        task.load_state_dict(states[0])
-        return float(scores[paths[0]])
-    return float(measured)
+    if len(states) > 1 and (measured := score()) <= ranked[0][0]:
+        return measured
+    task.load_state_dict(states[0])
+    return ranked[0][0]
+
+
+def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value.cpu(), other[name].cpu()) for name, value in one.items())

@@ -94,8 +94,9 @@ def _check(config: DictConfig) -> None:
 
 
 def _of_use(record: logging.LogRecord) -> bool:
-    """Whether a line of Lightning's says something of this run: not its advertisements, nor that there is no TPU."""
-    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB} Tip:", "TPU available: False"))
+    """Whether a line of Lightning says something of this run: no advertisement, no default, not the absence of TPUs."""
+    noise = ("\N{ELECTRIC LIGHT BULB} Tip:", "TPU available: False", "`weights_only` was not set")
+    return not record.getMessage().startswith(noise)
 
 
 def _same_folder(words: Sequence[str]) -> None:

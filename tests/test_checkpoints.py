@@ -105,18 +105,40 @@ class Trained(torch.nn.Module):
         self.register_buffer("count", torch.tensor(0))
 
 
-@pytest.mark.parametrize(("measured", "expected"), [(0.05, 1.5), (0.4, 1.0)])
-def test_the_average_is_kept_where_it_scores_better(tmp_path: Path, measured: float, expected: float) -> None:
-    best = ModelCheckpoint(tmp_path, monitor="val/wer")
+def after_training(tmp_path: Path, measured: list[float]) -> tuple[SimpleNamespace, Trained]:
+    """Checkpoints 2 (WER 0.2) and 1 (0.1), a task that ended at 4, and what each validation will say."""
+    best = ModelCheckpoint(tmp_path, monitor="val/wer", save_top_k=2)
     for value, wer in ((2.0, 0.2), (1.0, 0.1)):
         path = tmp_path / f"{value}.ckpt"
         CheckpointFiles().save_checkpoint(checkpoint(value, 4), path)
         best.best_k_models[str(path)] = torch.tensor(wer)
     task = Trained()
-    trainer = SimpleNamespace(checkpoint_callbacks=[best], validate=lambda *_, **__: [{"val/wer": measured}])
+    task.w.data.fill_(4.0)
+    said = iter(measured)
+    return SimpleNamespace(checkpoint_callbacks=[best], validate=lambda *_, **__: [{"val/wer": next(said)}]), task
+
+
+@pytest.mark.parametrize(
+    ("last", "mean", "expected"),
+    [
+        (0.9, 0.05, 1.5),  # the last weights are not among the best two
+        (0.9, 0.4, 1.0),
+        (0.15, 0.05, 2.5),
+        (0.05, 0.4, 4.0),
+    ],
+)
+def test_the_average_is_kept_where_it_scores_better(tmp_path: Path, last: float, mean: float, expected: float) -> None:
+    trainer, task = after_training(tmp_path, [last, mean])
     kept = averaged(trainer, task, None)  # type: ignore[arg-type]
     assert torch.equal(task.w.data, torch.full((4,), expected))
-    assert kept == pytest.approx(min(measured, 0.1))
+    assert kept == pytest.approx(min(last, mean, 0.1))
+
+
+def test_last_weights_that_are_a_checkpoint_are_not_scored_again(tmp_path: Path) -> None:
+    trainer, task = after_training(tmp_path, [0.05])
+    task.load_state_dict(checkpoint(1.0, 4)["state_dict"])
+    averaged(trainer, task, None)  # type: ignore[arg-type]
+    assert torch.equal(task.w.data, torch.full((4,), 1.5))
     assert int(task.get_buffer("count")) == 3
 
 

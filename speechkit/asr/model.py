@@ -1,6 +1,6 @@
 """A recogniser: front end, encoder and the heads it was built with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -127,14 +127,21 @@ class Recognizer(nn.Module):
         return Chain(self.front, self.encoder.at(context, chunks))
 
     def losses(
-        self, encoder: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, fastemit: float = 0.0
+        self,
+        encoder: Tensor,
+        lengths: Tensor,
+        targets: Tensor,
+        target_lengths: Tensor,
+        fastemit: float = 0.0,
+        heads: Sequence[str] | None = None,
     ) -> Losses:
-        """Losses of encoder steps (batch, steps, dim) against targets (batch, tokens)."""
+        """Losses of encoder steps (batch, steps, dim) against targets (batch, tokens); 0 of heads that are left out."""
+        heads = self.decoders if heads is None else heads
         zero = encoder.new_zeros(len(encoder), dtype=torch.float)
         ctc = transducer = zero
-        if self.ctc is not None:
+        if self.ctc is not None and "ctc" in heads:
             ctc = ctc_loss(self.ctc(encoder), targets, lengths, target_lengths, self.blank)
-        if self.predictor is not None and self.joiner is not None:
+        if self.predictor is not None and self.joiner is not None and "rnnt" in heads:
             predictor = self.predictor(targets)
             transducer = transducer_loss(self.joiner, encoder, predictor, targets, lengths, target_lengths, fastemit)
         return Losses(ctc, transducer)
