@@ -21,12 +21,8 @@ Command = Callable[[Session], None]
 class Meter(Protocol):
     """What is measured of every call of the model."""
 
-    def stepped(self, batch: int, seconds: float, waited: Sequence[float]) -> None:
-        """A call for so many sessions, how long it took, and how long each had been ready, in seconds."""
-        ...
-
-    def crashed(self) -> None:
-        """The model failed for a session."""
+    def stepped(self, batch: int, failed: int, seconds: float, waited: Sequence[float]) -> None:
+        """A call for so many sessions, for how many it failed, how long it took, how long each had been ready (s)."""
         ...
 
 
@@ -151,6 +147,7 @@ class Batcher:
         except Exception as error:
             self._end(feed, error)
             return
+        self._tell(feed, feed.session.events(), None)
         if feed.ready_at is None and feed.session.ready:
             feed.ready_at = time.monotonic()
 
@@ -174,18 +171,14 @@ class Batcher:
         waited = [begin - (feed.ready_at or begin) for feed in feeds]
         failed = self.engine.step([feed.session for feed in feeds])
         if self.meter is not None:
-            self.meter.stepped(len(feeds), time.monotonic() - begin, waited)
+            self.meter.stepped(len(feeds), len(failed), time.monotonic() - begin, waited)
         for feed in feeds:
             if feed.session in failed:
                 log.error("the model failed for a session", exc_info=failed[feed.session])
-                if self.meter is not None:
-                    self.meter.crashed()
                 self._end(feed, failed[feed.session])
                 continue
             feed.ready_at = time.monotonic() if feed.session.ready else None
-            events = feed.session.events()
-            if events:
-                self._tell(feed, events, None)
+            self._tell(feed, feed.session.events(), None)
             if feed.session.done:
                 self.drop(feed)
 
@@ -195,7 +188,7 @@ class Batcher:
 
     def _tell(self, feed: Feed, events: list[Event], error: Exception | None) -> None:
         """Tells an owner; one that fails is treated as gone."""
-        if feed.over:
+        if feed.over or not (events or error):
             return
         try:
             feed.tell(events, error)

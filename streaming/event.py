@@ -1,4 +1,4 @@
-"""What a session has to say: partial and final texts, where speech begins and ends, and that all is done."""
+"""What a session has to say: partial and final texts, where speech begins and ends, what was refused, the end."""
 
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ class Partial:
     stable: str  # the words that are complete
     start_s: float
     end_s: float  # heard so far, in seconds of the stream
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Final:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The silence after an utterance was long enough, or there was none in a long time."""
+    """A segment ended before the stream did, said of silent ones too."""
 
     segment: int
-    reason: str  # trailing, silence, length
+    reason: str  # trailing, silence, length, finalize
     at_s: float
 
 
@@ -52,6 +53,13 @@ class SpeechEnd:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A wish that cannot be met; the stream goes on as it was."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Done:
     """The stream ended, and everything that was in it is said."""
 
@@ -59,4 +67,4 @@ class Done:
     segments: int
 
 
-Event = Partial | Final | Endpoint | SpeechStart | SpeechEnd | Done
+Event = Partial | Final | Endpoint | SpeechStart | SpeechEnd | Refused | Done

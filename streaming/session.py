@@ -15,7 +15,7 @@ from speechkit import audio
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.segment import Segment
 from speechkit.streaming.endpoint import EndpointRules
-from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, SpeechEnd, SpeechStart
+from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, Refused, SpeechEnd, SpeechStart
 
 if TYPE_CHECKING:
     from speechkit.streaming.engine import Engine
@@ -105,6 +105,10 @@ class Session:
             self._over = True
             self._end_with("end")
 
+    def refuse(self, reason: str) -> None:
+        """Tells that a wish cannot be met."""
+        self._events.append(Refused(reason))
+
     def events(self) -> list[Event]:
         """What happened since the last call."""
         found, self._events = self._events, []
@@ -164,7 +168,7 @@ class Session:
             start, end = said.words[0].start_s, said.words[-1].end_s
             self._events.append(Final(self.segments, said.text, tuple(said.words), start, end, reason))
             self._events.append(SpeechEnd(end))
-        if reason not in ("finalize", "end"):
+        if reason != "end":
             self._events.append(Endpoint(self.segments, reason, at))
         self.segments += bool(said.text)
         if reason == "end":
@@ -178,8 +182,8 @@ class Session:
         if text != self._said:
             self._said = text  # never empty again: nothing is taken back
             stable = " ".join(word.text for word in self._segment.settled)
-            start = self._segment.words(self._heard_s)[0].start_s
-            self._events.append(Partial(self.segments, text, stable, start, round(self._taken / self.rate, 3)))
+            words, heard = tuple(self._segment.words(self._heard_s)), round(self._taken / self.rate, 3)
+            self._events.append(Partial(self.segments, text, stable, words[0].start_s, heard, words))
 
     @property
     def _heard_s(self) -> float:

@@ -93,6 +93,16 @@ def evaluate(context: typer.Context) -> None:
     _hydra("eval", context)
 
 
+@app.command(**PASSED_ON)
+@guarded
+def serve(context: typer.Context) -> None:
+    """Serve a recogniser to many streams.
+
+    speechkit serve [model=FOLDER] [option=value ...]
+    """
+    _hydra("serve", context)
+
+
 app.command()(guarded(transcribe))
 app.command()(guarded(export))
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from speechkit.asr.captions import Captioner, Cue, srt, vtt
 from speechkit.asr.decoding.words import Word
 from speechkit.asr.transcript import Transcript
-from speechkit.commands.captions import Captioner, Cue, srt, vtt
 
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 

@@ -48,13 +48,12 @@ class Counting:
         self.batches: list[int] = []
         self.crashes = 0
 
-    def stepped(self, batch: int, seconds: float, waited: Sequence[float]) -> None:
+    def stepped(self, batch: int, failed: int, seconds: float, waited: Sequence[float]) -> None:
         assert len(waited) == batch
         assert min(waited) >= 0
+        assert seconds > 0
         self.batches.append(batch)
-
-    def crashed(self) -> None:
-        self.crashes += 1
+        self.crashes += failed
 
 
 @pytest.fixture(scope="module")

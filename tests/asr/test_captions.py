@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from speechkit.asr.captions import Captioner, Cue, cues, srt, vtt
 from speechkit.asr.decoding.words import Word
-from speechkit.commands.captions import Captioner, Cue, cues, srt, vtt
 
 
 def spoken(count: int, seed: int, pause: float = 0.1) -> list[Word]:

@@ -1,0 +1,72 @@
+"""What can be asked of a session from another thread or process: plain values that travel."""
+
+from dataclasses import dataclass, field
+
+from speechkit.asr.transcriber import Phrases
+from speechkit.errors import InputError
+from speechkit.streaming.endpoint import EndpointRules
+from speechkit.streaming.engine import Engine
+from speechkit.streaming.session import Session
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a session begins."""
+
+    rate: int | None = None  # of what is pushed, Hz; the model's where none is given
+    latency_ms: float | None = None
+    rules: EndpointRules = field(default_factory=EndpointRules)
+    phrases: Phrases | None = None
+    weight: float = 2.0
+
+    def begin(self, engine: Engine) -> Session:
+        """The session.
+
+        Raises:
+            InputError: the rate, look-ahead or phrases cannot be had.
+        """
+        return Session(engine, self.rate, self.latency_ms, self.rules, engine.booster(self.phrases, self.weight))
+
+
+@dataclass(frozen=True)
+class Finalize:
+    """Ends the segment."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Ends the stream."""
+
+
+@dataclass(frozen=True)
+class SetLatency:
+    """Changes the look-ahead at the next segment."""
+
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class SetPhrases:
+    """Changes the phrases to favour at the next segment."""
+
+    phrases: Phrases | None
+    weight: float = 2.0
+
+
+Command = Finalize | Finish | SetLatency | SetPhrases
+
+
+def obey(session: Session, command: Command) -> None:
+    """Does what is asked; a wish that cannot be met is told as an event, and changes nothing."""
+    try:
+        match command:
+            case Finalize():
+                session.finalize()
+            case Finish():
+                session.finish()
+            case SetLatency(latency_ms):
+                session.set_latency(latency_ms)
+            case SetPhrases(phrases, weight):
+                session.set_booster(session.engine.booster(phrases, weight))
+    except InputError as error:
+        session.refuse(str(error))

@@ -1,0 +1,1 @@
+"""The streaming server: websockets and HTTP around sessions that are computed elsewhere."""

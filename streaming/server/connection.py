@@ -1,0 +1,199 @@
+"""One websocket: what its client says becomes actions, what its session says becomes texts."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from speechkit.errors import InputError
+from speechkit.streaming.adapters.adapter import Adapter, Answer, Audio, Begin, Leave, Poll, RefusalError, Resume
+from speechkit.streaming.event import Done
+from speechkit.streaming.pool import LostError
+from speechkit.streaming.server.live import Hall, Live
+from speechkit.streaming.server.log import say
+
+BROKEN = (1005, 1006)  # close codes where nobody said good-bye: the client may come back
+TRANSPORT = "speechkit.transport"  # of a connection, where our own HTTP server put it into the scope
+
+
+class _GoneError(Exception):
+    """The client left; whether it may come back."""
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__(keep)
+        self.keep = keep
+
+
+class Connection:
+    """A client that was admitted.
+
+    Args:
+        hall: has its session.
+        socket: accepted.
+        adapter: speaks the client's protocol.
+        owner: of the token that it came with.
+    """
+
+    def __init__(self, hall: Hall, socket: WebSocket, adapter: Adapter, owner: bytes) -> None:
+        self.hall, self.socket, self.adapter, self.owner = hall, socket, adapter, owner
+        self.limits = hall.limits
+        self.live: Live | None = None
+        self.told = 0  # number of the last event that was sent
+        self.over = False  # whether all is said
+        self._place = True  # whether a place is taken that no session has yet
+        self._writing = asyncio.Lock()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Talks to the client until one of the two is done; the place that was taken is free afterwards."""
+        reader = asyncio.current_task()
+        keep = False
+        try:
+            await self._act(self.adapter.begin())
+            while True:
+                await self._act(self.adapter.hear(await self._message()))
+        except RefusalError as refusal:
+            await self._refuse(refusal)
+        except InputError as error:
+            await self._refuse(RefusalError(1007, "bad_input", str(error)))
+        except LostError as error:
+            await self._refuse(RefusalError(1013, "lost", str(error)))
+        except _GoneError as gone:
+            keep = gone.keep
+        except asyncio.CancelledError:  # by the writer, when all is said, or at the server's end
+            if reader is None or not self.over:
+                raise
+            reader.uncancel()
+        except Exception as error:
+            say("connection_failed", 40, error=repr(error))
+            await self._refuse(RefusalError(1011, "internal", "something went wrong in the server"))
+        finally:
+            self._end(keep)
+
+    def _end(self, keep: bool) -> None:
+        if self._writer is not None:
+            self._writer.cancel()
+        if self.live is not None:
+            self.hall.leave(self.live, self, keep and self.adapter.resumable and not self.hall.draining)
+        if self._place:
+            self.hall.places -= 1
+            self._place = False
+
+    # What the client says.
+
+    async def _message(self) -> str | bytes:
+        quiet = self.live is not None and self.live.finishing  # the client waits for us
+        try:
+            message: Any = await asyncio.wait_for(self.socket.receive(), None if quiet else self.limits.idle_s)
+        except TimeoutError:
+            raise RefusalError(1008, "idle", f"nothing came in {self.limits.idle_s:g} s") from None
+        if message["type"] == "websocket.disconnect":
+            raise _GoneError(message.get("code", 1006) in BROKEN)
+        data: bytes | None = message.get("bytes")
+        return data if data is not None else message["text"]
+
+    async def _act(self, actions: Sequence[object]) -> None:
+        for action in actions:
+            match action:
+                case Begin(settings, decoder):
+                    live = await self.hall.open(self.adapter.name, self.owner, settings, decoder)
+                    await self._attach(live, resumed=False)
+                case Resume(session, after):
+                    await self._attach(self.hall.find(session, after, self.owner), resumed=True, after=after)
+                case Answer(texts):
+                    await self._send(texts)
+                case Poll():
+                    await self._send([self.adapter.polled()])
+                case Leave():
+                    await self._close(1000, "")
+                    raise _GoneError(keep=False)
+                case Audio(data):
+                    if self.live is not None:
+                        await self.live.push(data)
+                case _:
+                    if self.live is not None:
+                        self.live.do(action)  # type: ignore[arg-type]
+
+    async def _attach(self, live: Live, resumed: bool, after: int = 0) -> None:
+        if live.forget is not None:
+            live.forget.cancel()
+        before = live.attached
+        live.attached, self.live, self.told = self, live, after
+        if resumed:
+            if isinstance(before, Connection) and before._writer is not None:
+                before._writer.cancel()
+                before.live = None
+                await before._close(1008, "another connection has this session now")
+            self.hall.places -= 1  # the session has one of its own
+        self._place = False
+        await self._send(self.adapter.opened(live, resumed))
+        self._writer = asyncio.create_task(self._write(live, asyncio.current_task()))
+
+    # What the session says.
+
+    async def _write(self, live: Live, reader: "asyncio.Task[Any] | None") -> None:
+        try:
+            await self._tell_all(live)
+        except RefusalError as refusal:
+            self.hall.end(live, refusal.code)
+            self._abort()  # what was sent is not read, and neither would be a farewell
+        except (WebSocketDisconnect, RuntimeError):
+            return  # the reader sees it too, and the client may come back
+        self.over = True
+        if reader is not None:
+            reader.cancel()
+
+    async def _tell_all(self, live: Live) -> None:
+        while True:
+            live.changed.clear()
+            for number, event in live.since(self.told):
+                self.told = number
+                await self._send(self.adapter.tell(number, event))
+                if isinstance(event, Done):
+                    self.hall.end(live, "done")
+                    await self._close(1001 if self.hall.draining else 1000, "")
+                    return
+            if live.over:
+                reason = _reason(live)
+                self.hall.end(live, reason.code)
+                await self._refuse(reason)
+                return
+            await live.changed.wait()
+
+    async def _send(self, texts: Sequence[str]) -> None:
+        async with self._writing:
+            for text in texts:
+                try:
+                    await asyncio.wait_for(self.socket.send_text(text), self.limits.send_s)
+                except TimeoutError:
+                    raise RefusalError(1008, "slow", f"the client read nothing in {self.limits.send_s:g} s") from None
+
+    async def _refuse(self, refusal: RefusalError) -> None:
+        self.hall.metrics.refused.labels(refusal.code).inc()
+        say("connection_refused", 30, code=refusal.code, reason=refusal.message)
+        with contextlib.suppress(RefusalError, WebSocketDisconnect, RuntimeError):
+            await self._send(self.adapter.fail(refusal))
+        await self._close(refusal.close, refusal.message)
+
+    def _abort(self) -> None:
+        transport = self.socket.scope.get("extensions", {}).get(TRANSPORT)
+        if transport is not None:
+            transport.abort()
+
+    async def _close(self, code: int, reason: str) -> None:
+        if self.socket.application_state != WebSocketState.CONNECTED:
+            return
+        short = reason.encode()[:120].decode("utf-8", "ignore")  # a close frame has room for no more
+        with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
+            await asyncio.wait_for(self.socket.close(code, short), self.limits.send_s)
+
+
+def _reason(live: Live) -> RefusalError:
+    """Why a session ended before its time."""
+    if isinstance(live.error, InputError):
+        return RefusalError(1007, "bad_input", str(live.error))
+    if isinstance(live.error, LostError):
+        return RefusalError(1011, "lost", f"{live.error}: begin anew")
+    return RefusalError(1011, "internal", "the model failed for this stream")

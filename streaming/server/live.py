@@ -1,0 +1,265 @@
+"""The sessions of a server: admitted, fed no faster than they are heard, kept for a while when their client is gone."""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from speechkit.errors import InputError
+from speechkit.streaming.adapters.adapter import RefusalError
+from speechkit.streaming.command import Command, Finish, Settings
+from speechkit.streaming.encoding import Decoder
+from speechkit.streaming.event import Done, Event, Final, Partial
+from speechkit.streaming.pool import Handle, LostError, Pool
+from speechkit.streaming.server.limits import Limits
+from speechkit.streaming.server.log import say
+from speechkit.streaming.server.metrics import Metrics
+
+POLL_S = 0.02  # how often a stream that has enough waiting is looked at
+
+
+@dataclass(frozen=True)
+class Model:
+    """What clients are told of the model."""
+
+    name: str
+    rate: int
+    latencies_ms: tuple[float, ...]
+    default_ms: float
+
+    def latency_ms(self, wanted: float | None) -> float:
+        """The longest look-ahead that is not over the wanted one; the shortest where none is."""
+        most = self.default_ms if wanted is None else wanted
+        return max((ms for ms in self.latencies_ms if ms <= most), default=min(self.latencies_ms))
+
+
+class Live:
+    """A session of the server, and what came of it. Belongs to the event loop."""
+
+    def __init__(self, hall: "Hall", protocol: str, owner: bytes, settings: Settings, decoder: Decoder) -> None:
+        self.hall, self.protocol, self.owner, self.settings, self.decoder = hall, protocol, owner, settings, decoder
+        self.id = secrets.token_urlsafe(24)
+        self.label = hashlib.sha256(self.id.encode()).hexdigest()[:12]  # for logs: the id itself is a secret
+        self.received = 0  # bytes of audio
+        self.number = 0  # of the last event
+        self.history: deque[tuple[int, Event]] = deque()
+        self.error: Exception | None = None
+        self.finishing = self.over = self.lost = False
+        self.changed = asyncio.Event()
+        self.handle: Handle | None = None
+        self.attached: object | None = None  # the connection that it belongs to
+        self.forget: asyncio.TimerHandle | None = None
+        self._samples = 0
+        self._arrivals: deque[tuple[float, float]] = deque()  # seconds of the stream, and when they had come
+        self._words = 0  # of the segment, that were told
+
+    # What protocols tell of it.
+
+    @property
+    def latency_ms(self) -> float:
+        """Look-ahead that it began with."""
+        return self.hall.model.latency_ms(self.settings.latency_ms)
+
+    @property
+    def latencies_ms(self) -> Sequence[float]:
+        """Look-aheads that it may have."""
+        return self.hall.model.latencies_ms
+
+    @property
+    def rate(self) -> int:
+        """Of what is sent, Hz."""
+        return self.settings.rate or self.hall.model.rate
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.hall.model.name
+
+    @property
+    def resume_s(self) -> float:
+        """How long it is kept for a client that is gone."""
+        return self.hall.limits.resume_s
+
+    # What comes in.
+
+    async def push(self, data: bytes) -> None:
+        """Hands over audio when there is room; raises RefusalError where it is too much, InputError where broken."""
+        samples = self.decoder.push(data)
+        self.received += len(data)
+        await self.feed(samples)
+
+    async def feed(self, samples: np.ndarray) -> None:
+        """Hands over (samples,) at the session's rate when there is room; raises RefusalError where it is too long."""
+        most = self.hall.limits.stream_s
+        if most is not None and (self._samples + len(samples)) / self.rate > most:
+            raise RefusalError(1008, "too_long", f"a stream may have {most:g} s of audio")
+        size = max(1, self.rate // 4)
+        for start in range(0, len(samples), size):
+            await self._room()
+            piece = samples[start : start + size]
+            if self.handle is None or self.finishing:
+                return
+            self._samples += len(piece)
+            self.hall.metrics.audio.inc(len(piece) / self.rate)
+            self._arrivals.append((self._samples / self.rate, time.monotonic()))
+            while len(self._arrivals) > 4000:
+                self._arrivals.popleft()
+            self.handle.push(piece)
+
+    async def _room(self) -> None:
+        while self.handle is not None and not self.over and self.handle.waiting_s > self.hall.limits.waiting_s:
+            await asyncio.sleep(POLL_S)
+
+    def do(self, command: Command) -> None:
+        """Asks the session for something."""
+        if self.handle is not None and not self.finishing:
+            self.finishing = isinstance(command, Finish)
+            self.handle.do(command)
+
+    # What comes out.
+
+    def told(self, events: list[Event], error: Exception | None) -> None:
+        """Takes what the pool tells, in the event loop."""
+        if self.over:
+            return
+        now = time.monotonic()
+        for event in events:
+            self.number += 1
+            self._measure(event, now)
+            if isinstance(event, Partial | Final):  # the partials before it say nothing more
+                self.history = deque(item for item in self.history if not isinstance(item[1], Partial))
+            self.history.append((self.number, event))
+            if len(self.history) > self.hall.limits.history:
+                self.history.popleft()
+        self.error = error
+        if error is not None or (events and isinstance(events[-1], Done)):
+            self.over = True
+            if error is not None and not isinstance(error, InputError | LostError):
+                say("stream_failed", 40, session=self.label, error=repr(error))
+            if self.attached is None:
+                self.hall.end(self, "unclaimed", keep=True)
+        self.changed.set()
+
+    def _measure(self, event: Event, now: float) -> None:
+        if not isinstance(event, Partial | Final):
+            return
+        for word in event.words[self._words :]:
+            while len(self._arrivals) > 1 and self._arrivals[0][0] < word.end_s:
+                self._arrivals.popleft()
+            if self._arrivals:
+                self.hall.metrics.latency.observe(now - self._arrivals[0][1])
+        self._words = max(self._words, len(event.words))
+        if isinstance(event, Final):
+            self.hall.metrics.words.inc(len(event.words))
+            self._words = 0
+
+    def since(self, number: int) -> list[tuple[int, Event]]:
+        """Events after a number."""
+        return [item for item in self.history if item[0] > number]
+
+
+class Hall:
+    """All sessions of a server.
+
+    Args:
+        pool: computes them.
+        model: what is told of it.
+        limits: how many there may be, and more.
+        metrics: measures.
+    """
+
+    def __init__(self, pool: Pool, model: Model, limits: Limits, metrics: Metrics) -> None:
+        self.pool, self.model, self.limits, self.metrics = pool, model, limits, metrics
+        self.lives: dict[str, Live] = {}
+        self.places = 0  # taken: connections that have no session yet, and sessions
+        self.draining = False
+        metrics.gauge("streams", "Streams that are open, those that wait to be resumed included.", lambda: self.places)
+        metrics.gauge("workers", "Workers that can take streams.", lambda: self.pool.alive)
+
+    def refusal(self) -> tuple[str, str] | None:
+        """Why nobody can be admitted now: a word and a sentence."""
+        if self.draining:
+            return "draining", "this server is about to stop: try another one"
+        if self.places >= self.limits.streams:
+            return "full", f"all {self.limits.streams} streams of this server are taken: try again later"
+        if not self.pool.alive:
+            return "no_worker", "the model is not there at present: try again in some seconds"
+        return None
+
+    async def open(self, protocol: str, owner: bytes, settings: Settings, decoder: Decoder) -> Live:
+        """A session, in a place that the caller took; raises InputError for settings that cannot be had."""
+        live = Live(self, protocol, owner, settings, decoder)
+        loop = asyncio.get_running_loop()
+
+        def tell(events: list[Event], error: Exception | None) -> None:
+            loop.call_soon_threadsafe(live.told, events, error)
+
+        live.handle = await loop.run_in_executor(None, self.pool.open, settings, tell)
+        self.lives[live.id] = live
+        self.metrics.opened.labels(protocol).inc()
+        say("stream_opened", session=live.label, protocol=protocol, rate=live.rate, latency_ms=live.latency_ms)
+        if self.draining:
+            live.do(Finish())
+        return live
+
+    def find(self, session: str, after: int, owner: bytes) -> Live:
+        """A session whose client comes back; raises RefusalError where there is none that it may have."""
+        live = self.lives.get(session)
+        if live is None or live.owner != owner:
+            raise RefusalError(
+                1008, "unknown_session", "there is no such session, or it was kept no longer: begin anew"
+            )
+        first = live.history[0][0] if live.history else live.number + 1
+        finals = [number for number, event in live.history if not isinstance(event, Partial)]
+        if after > live.number or (len(live.history) >= self.limits.history and after + 1 < (finals or [first])[0]):
+            raise RefusalError(
+                1008, "lost_events", f"the events after number {after} are not kept any more: begin anew"
+            )
+        self.metrics.resumed.inc()
+        say("stream_resumed", session=live.label)
+        return live
+
+    def leave(self, live: Live, connection: object, keep: bool) -> None:
+        """A client is gone: its session is kept for a while, or ends."""
+        if live.attached is not connection:
+            return  # somebody else has it by now
+        live.attached = None
+        if not keep:
+            self.end(live, "left")
+            return
+        say("stream_left", session=live.label, kept_s=self.limits.resume_s)
+        loop = asyncio.get_running_loop()
+        live.forget = loop.call_later(self.limits.resume_s, self.end, live, "expired")
+
+    def end(self, live: Live, reason: str, keep: bool = False) -> None:
+        """Ends a session; the pool forgets it, and, unless its results wait for a client, so does the hall."""
+        if live.handle is not None:
+            live.handle.drop()
+            live.handle = None
+            self.places -= 1
+            self.metrics.closed.labels(live.protocol, reason).inc()
+            say("stream_ended", session=live.label, reason=reason, seconds=round(live._samples / live.rate, 3))
+        if not keep:
+            live.over = True
+            live.changed.set()
+            self.lives.pop(live.id, None)
+            if live.forget is not None:
+                live.forget.cancel()
+
+    async def drain(self) -> None:
+        """Admits nobody any more, ends all streams with what they have heard, and waits for it."""
+        self.draining = True
+        say("draining", streams=len(self.lives))
+        for live in list(self.lives.values()):
+            live.do(Finish())
+            if live.attached is None:
+                self.end(live, "drained")
+        until = time.monotonic() + self.limits.drain_s
+        while self.places and time.monotonic() < until:
+            await asyncio.sleep(POLL_S)
+        say("drained", streams_cut=self.places)

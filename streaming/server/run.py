@@ -1,0 +1,129 @@
+"""uvicorn around the application: signals that drain, sockets that notice dead peers, TLS."""
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from speechkit.errors import InputError
+from speechkit.streaming.server.connection import TRANSPORT
+from speechkit.streaming.server.limits import Limits
+from speechkit.streaming.server.live import Hall
+from speechkit.streaming.server.log import say
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    certificate: str | None = None  # PEM files
+    key: str | None = None
+
+
+class _Protocol(WebSocketsSansIOProtocol):
+    """Lets the application abort a connection whose client reads nothing."""
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        if self.conn.state.name != "CLOSED" and hasattr(self, "scope"):
+            extensions: Any = self.scope["extensions"]
+            extensions[TRANSPORT] = self.transport
+
+
+class Server(uvicorn.Server):
+    """Ends streams with their results at the first SIGTERM or Ctrl-C, at once at the second."""
+
+    def __init__(self, config: uvicorn.Config, hall: Hall) -> None:
+        super().__init__(config)
+        self.hall = hall
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal."""
+        if self._loop is None or self._draining is not None or self.hall.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drained())
+
+    async def _drained(self) -> None:
+        try:
+            await self.hall.drain()
+        finally:
+            self.should_exit = True
+
+
+def listen(address: Address) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # also for those that are accepted
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+        found.bind((address.host, address.port))
+        found.listen(1024)
+    except (OSError, OverflowError) as error:
+        found.close()
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot listen at {address.host}:{address.port}: {reason}") from None
+    return found
+
+
+def server(app: Any, hall: Hall, address: Address, limits: Limits) -> Server:
+    """The server, not yet running; raises InputError where the certificate cannot be used."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, ws=_Protocol, ws_max_size=limits.message_bytes,
+        ws_ping_interval=limits.ping_s, ws_ping_timeout=limits.pong_s, ws_per_message_deflate=False,
+        lifespan="off", server_header=False, timeout_graceful_shutdown=1, timeout_keep_alive=5,
+        ssl_certfile=address.certificate, ssl_keyfile=address.key,
+    )  # fmt: skip
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"the certificate {address.certificate} cannot be used: {error}") from None
+    return Server(config, hall)
+
+
+def serve(app: Any, hall: Hall, address: Address, limits: Limits, warning: str | None = None) -> None:
+    """Serves until a signal comes; says where, and what is not safe there."""
+    try:
+        listening = listen(address)
+    except InputError:
+        hall.pool.close()
+        raise
+    try:
+        running = server(app, hall, address, limits)
+        port = listening.getsockname()[1]
+        say("listening", host=address.host, port=port, tls=address.certificate is not None)
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        kind = "s" if address.certificate else ""
+        print(f"listening at http{kind}://{host}:{port}, streams at ws{kind}://{host}:{port}/v1/stream", flush=True)
+        if warning:
+            print(f"warning: {warning}", flush=True)
+        running.run(sockets=[listening])
+    finally:
+        listening.close()
+        hall.pool.close()
+        say("stopped")

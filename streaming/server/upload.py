@@ -1,0 +1,292 @@
+"""HTTP: OpenAI's `/v1/audio/transcriptions` and `/v1/models`, for files of any length in bounded memory."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from fastapi import FastAPI
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from speechkit import audio
+from speechkit.asr.captions import cues, srt, vtt
+from speechkit.asr.decoding.words import Word
+from speechkit.errors import InputError
+from speechkit.reader import open_source
+from speechkit.streaming.adapters.adapter import RefusalError
+from speechkit.streaming.command import Finish, Settings
+from speechkit.streaming.encoding import Pcm
+from speechkit.streaming.event import Event, Final, Partial
+from speechkit.streaming.pool import LostError
+from speechkit.streaming.server.auth import Auth
+from speechkit.streaming.server.live import Hall, Live
+
+FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
+TYPES = {401: "invalid_request_error", 503: "server_error", 500: "server_error"}
+
+
+class RequestError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a request wants."""
+
+    file: BinaryIO
+    shape: str  # response_format
+    stream: bool
+    words: bool  # in verbose_json
+
+
+class Uploads:
+    """The endpoints.
+
+    Args:
+        hall: has the sessions; a request takes a place like any stream.
+        auth: who may come.
+    """
+
+    def __init__(self, hall: Hall, auth: Auth) -> None:
+        self.hall, self.auth, self.limits = hall, auth, hall.limits
+
+    def add_to(self, app: FastAPI) -> None:
+        """Adds the routes."""
+        app.add_api_route("/v1/audio/transcriptions", self._guarded(self._transcribe), methods=["POST"])
+        app.add_api_route("/v1/models", self._guarded(self._models), methods=["GET"])
+        app.add_api_route("/v1/models/{name:path}", self._guarded(self._model), methods=["GET"])
+
+    def _guarded(self, endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        async def guarded(request: Request) -> Response:
+            try:
+                if self.auth.owner(request) is None:
+                    raise RequestError(401, "unauthorized", "a bearer token is needed, and this is none that is known")
+                found: Response = await endpoint(request)
+                return found
+            except RequestError as failure:
+                self.hall.metrics.refused.labels(failure.code).inc()
+                return error(failure)
+
+        return guarded
+
+    async def _models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def _model(self, request: Request) -> Response:
+        if request.path_params["name"] != self.hall.model.name:
+            raise RequestError(404, "model_not_found", "there is no such model here: /v1/models lists what there is")
+        return JSONResponse(self._described())
+
+    def _described(self) -> dict[str, Any]:
+        return {"id": self.hall.model.name, "object": "model", "created": 0, "owned_by": "speechkit"}
+
+    async def _transcribe(self, request: Request) -> Response:
+        refusal = self.hall.refusal()
+        if refusal is not None:
+            raise RequestError(503, *refusal)
+        self.hall.places += 1
+        session: Live | None = None
+        try:
+            form = await self._form(request)
+            order = _order(form)
+            await asyncio.to_thread(self._check_length, order.file)
+            session = await self._open()
+            if order.stream:
+                self._detach(session)
+                return StreamingResponse(self._told(session, order, form), media_type="text/event-stream")
+            finals = await self._finals(session, order, request)
+            await form.close()
+            return _response(finals, order)
+        except LostError as lost:
+            raise RequestError(503, "lost", str(lost)) from None
+        except InputError as broken:
+            raise RequestError(400, "bad_audio", str(broken)) from None
+        finally:
+            if session is None:
+                self.hall.places -= 1
+            elif not order.stream:
+                self.hall.end(session, "done" if session.error is None and session.over else "left")
+
+    def _detach(self, session: Live) -> None:
+        session.attached = self  # so that nobody thinks that its client is gone
+
+    async def _open(self) -> Live:
+        settings = Settings(rate=self.hall.model.rate)
+        session = await self.hall.open("http", b"", settings, Pcm())
+        session.attached = self
+        return session
+
+    async def _form(self, request: Request) -> FormData:
+        """The form, of which no more is read than may come."""
+        most = self.limits.upload_bytes
+        too_much = RequestError(413, "too_large", f"a request may have {most} bytes")
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > most:
+            raise too_much
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise RequestError(400, "bad_request", "the request must be multipart/form-data with a part `file`")
+        come = 0
+
+        async def limited() -> Any:
+            nonlocal come
+            message = await request.receive()
+            come += len(message.get("body", b""))
+            if come > most:
+                raise too_much
+            return message
+
+        try:
+            return await Request(request.scope, limited).form(max_files=1, max_fields=50)
+        except ClientDisconnect:
+            raise RequestError(400, "left", "the client left") from None
+        except MultiPartException as broken:
+            raise RequestError(400, "bad_request", f"the form cannot be read: {broken.message}") from None
+        except RequestError:
+            raise
+        except Exception as broken:
+            detail = getattr(broken, "detail", None)
+            if detail is None:
+                raise
+            raise RequestError(400, "bad_request", f"the form cannot be read: {detail}") from None
+
+    def _check_length(self, file: BinaryIO) -> None:
+        """By the header alone, where it says: an hour of silence is 181 kB of FLAC."""
+        with open_source(file) as reader:
+            if reader.sized and reader.info.seconds > self.limits.upload_s:
+                raise self._too_long()
+        file.seek(0)
+
+    def _too_long(self) -> RequestError:
+        return RequestError(413, "too_long", f"a file may have {self.limits.upload_s:g} s of audio")
+
+    async def _events(self, session: Live, order: Order) -> AsyncIterator[Event]:
+        """Everything that is said of a file, while it is read."""
+        feeding = asyncio.create_task(self._feed(session, order.file))
+        number = 0
+        try:
+            while True:
+                session.changed.clear()
+                for item in session.since(number):
+                    number = item[0]
+                    yield item[1]
+                if session.over or (feeding.done() and feeding.exception() is not None):
+                    break
+                waiting = asyncio.create_task(session.changed.wait())
+                await asyncio.wait({waiting, *(() if feeding.done() else (feeding,))}, return_when="FIRST_COMPLETED")
+                waiting.cancel()
+            if feeding.done():
+                feeding.result()
+            if session.error is not None:
+                raise session.error
+        finally:
+            feeding.cancel()
+
+    async def _feed(self, session: Live, file: BinaryIO) -> None:
+        rate, fed = self.hall.model.rate, 0
+        pieces: Iterator[np.ndarray] = await asyncio.to_thread(audio.blocks, file, rate)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            fed += len(piece)
+            if fed > self.limits.upload_s * rate:
+                raise self._too_long()
+            await session.feed(piece)
+        session.do(Finish())
+
+    async def _finals(self, session: Live, order: Order, request: Request) -> list[Final]:
+        finals: list[Final] = []
+        async for event in self._events(session, order):
+            if isinstance(event, Final):
+                finals.append(event)
+            if await request.is_disconnected():
+                raise RequestError(400, "left", "the client left")
+        return finals
+
+    async def _told(self, session: Live, order: Order, form: FormData) -> AsyncIterator[str]:
+        """Server-sent events."""
+        said = ""
+        texts: list[str] = []
+        try:
+            async for event in self._events(session, order):
+                if isinstance(event, Partial | Final):
+                    new, said = event.text[len(said) :], event.text
+                    lead = " " if texts and said == new and new else ""
+                    if new:
+                        yield _sse("transcript.text.delta", delta=lead + new)
+                    if isinstance(event, Final):
+                        texts.append(event.text)
+                        said = ""
+            yield _sse("transcript.text.done", text=" ".join(texts))
+        except (RequestError, InputError, LostError, RefusalError) as broken:
+            yield _sse("error", error={"message": str(broken), "type": "invalid_request_error", "code": "bad_audio"})
+        finally:
+            self.hall.end(session, "done" if session.error is None and session.over else "left")
+            await form.close()
+
+
+def error(failure: RequestError) -> JSONResponse:
+    """As OpenAI writes errors."""
+    kind = TYPES.get(failure.status, "invalid_request_error")
+    told = {"message": failure.message, "type": kind, "param": None, "code": failure.code}
+    headers = {"www-authenticate": "Bearer"} if failure.status == 401 else {}
+    return JSONResponse({"error": told}, failure.status, headers)
+
+
+def _order(form: FormData) -> Order:
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise RequestError(400, "bad_request", "the form has no part `file` with a file")
+    shape = str(form.get("response_format") or "json")
+    if shape not in FORMATS:
+        raise RequestError(
+            400, "bad_request", f"response_format must be one of {', '.join(FORMATS)}, got {shape[:40]!r}"
+        )
+    wanted = {
+        str(value) for name in ("timestamp_granularities[]", "timestamp_granularities") for value in form.getlist(name)
+    }
+    return Order(file.file, shape, str(form.get("stream", "")).lower() in ("true", "1"), "word" in wanted)
+
+
+def _response(finals: list[Final], order: Order) -> Response:
+    text = " ".join(final.text for final in finals)
+    words: list[Word] = [word for final in finals for word in final.words]
+    match order.shape:
+        case "text":
+            return PlainTextResponse(text + "\n")
+        case "srt":
+            shown = "".join(srt(number, cue) for number, cue in enumerate(cues(words), 1))
+            return PlainTextResponse(shown, media_type="application/x-subrip")
+        case "vtt":
+            return PlainTextResponse("WEBVTT\n\n" + "".join(vtt(cue) for cue in cues(words)), media_type="text/vtt")
+        case "verbose_json":
+            return JSONResponse(_verbose(finals, words if order.words else None, text))
+    return JSONResponse({"text": text})
+
+
+def _verbose(finals: list[Final], words: list[Word] | None, text: str) -> Mapping[str, Any]:
+    segments = [
+        {"id": final.segment, "start": final.start_s, "end": final.end_s, "text": final.text, "seek": 0, "tokens": [],
+         "temperature": 0.0, "avg_logprob": 0.0, "compression_ratio": 1.0, "no_speech_prob": 0.0}
+        for final in finals
+    ]  # fmt: skip
+    told: dict[str, Any] = {
+        "task": "transcribe",
+        "language": "",
+        "duration": finals[-1].end_s if finals else 0.0,
+        "text": text,
+        "segments": segments,
+    }
+    if words is not None:
+        told["words"] = [{"word": word.text, "start": word.start_s, "end": word.end_s} for word in words]
+    return told
+
+
+def _sse(kind: str, **values: Any) -> str:
+    return f"data: {json.dumps({'type': kind, **values}, ensure_ascii=False)}\n\n"
