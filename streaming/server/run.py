@@ -28,13 +28,18 @@ class Address:
 
 
 class _Protocol(WebSocketsSansIOProtocol):
-    """Lets the application abort a connection whose client reads nothing."""
+    """Lets the application abort a connection whose client reads nothing, and deny one without an error in the log."""
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         if self.conn.state.name != "CLOSED" and hasattr(self, "scope"):
             extensions: Any = self.scope["extensions"]
             extensions[TRANSPORT] = self.transport
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
 
 
 class Server(uvicorn.Server):
