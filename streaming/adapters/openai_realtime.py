@@ -81,7 +81,8 @@ class OpenAIRealtime(Adapter):
                 done = str(kind).replace("update", "updated")
                 return (Answer((_event(done, session=self.session),)),)
             case "input_audio_buffer.append":
-                return (*self._begin(), Audio(_bytes(told.get("audio"))))
+                audio = Audio(_bytes(told.get("audio")))
+                return (*self._begin(), audio)
             case "input_audio_buffer.commit":
                 return (*self._begin(), Finalize())
             case "input_audio_buffer.clear":
@@ -193,9 +194,11 @@ def _format(value: object) -> tuple[str, int]:
 
 def _bytes(text: object) -> bytes:
     try:
-        return base64.b64decode(str(text).encode("ascii"), validate=True)
+        if isinstance(text, str):
+            return base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise InputError("audio must be base64") from None
+        pass
+    raise InputError("audio must be base64")
 
 
 def _event(kind: str, **values: Any) -> str:
