@@ -60,6 +60,7 @@ def _main(config: DictConfig) -> None:
     model = Model(name, engine.rate, latencies, engine.model.latency_ms(engine.context(None)))
     pool: Pool
     if config.workers:
+        del engine  # each process has its own
         pool = ProcessPool(config.workers, loading, config.batch, config.wait_ms, metrics)
     else:
         pool = ThreadPool(engine, config.batch, config.wait_ms, metrics)

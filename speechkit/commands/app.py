@@ -11,6 +11,7 @@ import typer
 from speechkit import __version__
 from speechkit.commands.doctor import doctor
 from speechkit.commands.export import export
+from speechkit.commands.stream import stream
 from speechkit.commands.transcribe import transcribe
 from speechkit.errors import InputError
 from speechkit.startup import CLOSED, INTERRUPTED, ctrl_c_raises, starting
@@ -104,6 +105,7 @@ def serve(context: typer.Context) -> None:
 
 
 app.command()(guarded(transcribe))
+app.command()(guarded(stream))
 app.command()(guarded(export))
 
 

@@ -13,7 +13,9 @@ import pytest
 import soundfile
 
 from speechkit.streaming.engine import Engine
+from speechkit.streaming.event import Final
 from speechkit.streaming.server import upload
+from speechkit.streaming.session import Session
 from tests.asr.tiny import babble
 from tests.server.serving import Running, heard, make_engine, serving
 
@@ -50,14 +52,12 @@ def test_files_of_any_kind_and_rate(running: Running, kind: str, rate: int) -> N
 
 
 def test_the_text_is_that_of_the_stream(running: Running, engine: Engine) -> None:
-    from speechkit.streaming.session import Session
-
     wave = heard(babble(6, seed=3))
     session = Session(engine)
     session.push(wave)
     session.finish()
     engine.run([session])
-    expected = " ".join(event.text for event in session.events() if type(event).__name__ == "Final")
+    expected = " ".join(event.text for event in session.events() if isinstance(event, Final))
     assert post(running, encoded(wave)).json() == {"text": expected}
 
 
