@@ -139,7 +139,8 @@ def train(config: DictConfig, out: Path) -> None:
     replace(out / "scores.json", json.dumps([score.as_dict() for score in scores], indent=1).encode())
     console.print(table(scores), stages.table())
     console.print(
-        f"release folder: {release}\nuse it: speechkit transcribe --model {shlex.quote(str(release))} FILE.wav",
+        f"release folder: {release}\nuse it: speechkit transcribe --model {shlex.quote(str(release))} FILE.wav\n"
+        f"serve it: speechkit serve {shlex.quote(f'model={release}')}",
         soft_wrap=True,
     )
 
