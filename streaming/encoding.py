@@ -53,7 +53,7 @@ class Pcm:
 
     def __init__(self, encoding: str = "s16le", channels: int = 1, cut: bool = False) -> None:
         if encoding not in _WIDTHS:
-            raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}, got {encoding!r}")
+            raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}, opus, got {encoding[:40]!r}")
         if not 1 <= channels <= 16:
             raise InputError(f"channels must be from 1 to 16, got {channels}")
         self.encoding, self.channels, self.cut = encoding, channels, cut

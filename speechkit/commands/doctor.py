@@ -23,7 +23,7 @@ PRESENT = ("onnxruntime", "onnx", "fastapi", "gradio")  # used by parts only: lo
 EXTRAS = {
     "mini": ("espeakng-loader",), "decode": ("flashlight-text",), "lhotse": ("lhotse",), "webdataset": ("webdataset",),
     "slurm": ("hydra-submitit-launcher",), "wandb": ("wandb",), "metrics": ("pystoi",), "pesq": ("pesq",),
-    "vad": ("silero-vad",), "mic": ("sounddevice",), "ray": ("ray",),
+    "vad": ("silero-vad",), "mic": ("sounddevice",), "opus": ("av",), "ray": ("ray",),
 }  # fmt: skip
 
 GOOD, LACKING, BROKEN = "ok", "--", "BROKEN"

@@ -10,11 +10,13 @@ from typing import Any
 from speechkit import wav
 from speechkit.asr.decoding.words import Word
 from speechkit.errors import InputError
+from speechkit.streaming import opus
 from speechkit.streaming.adapters.adapter import About, Action, Adapter, Audio, Begin, RefusalError
 from speechkit.streaming.command import Finalize, Finish, Settings
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, SpeechEnd, SpeechStart
+from speechkit.streaming.opus import OggOpus
 
 ENCODINGS = {"linear16": "s16le", "linear32": "f32le", "mulaw": "mulaw", "alaw": "alaw"}
 HEADER = 65_536  # bytes in which a WAV file's header must end
@@ -45,6 +47,8 @@ class Deepgram(Adapter):
         self._head: bytes | None = b""  # of a container, until its header is whole
         self._flushed = False  # whether the last result came of `Finalize`
         encoding = self._last("encoding")
+        if encoding in ("opus", "ogg-opus"):
+            encoding = None  # its container says what it is
         if encoding is not None and encoding not in ENCODINGS:
             raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}, got {encoding[:40]!r}")
         self.encoding = None if encoding is None else ENCODINGS[encoding]
@@ -81,10 +85,11 @@ class Deepgram(Adapter):
 
     def _begin(self, rate: int, encoding: str) -> tuple[Action, ...]:
         self._head = None
-        settings = Settings(rate, self._number("latency_ms", -1) if "latency_ms" in self.query else None, self.rules)
-        if self.phrases:
-            settings = Settings(settings.rate, settings.latency_ms, self.rules, self.phrases)
-        return (Begin(settings, Pcm(encoding, self.channels, cut=True)),)
+        return (Begin(self._settings(rate), Pcm(encoding, self.channels, cut=True)),)
+
+    def _settings(self, rate: int) -> Settings:
+        latency = self._number("latency_ms", -1) if "latency_ms" in self.query else None
+        return Settings(rate, latency, self.rules, self.phrases or None)
 
     def hear(self, message: str | bytes) -> Sequence[Action]:
         """As `Adapter.hear`."""
@@ -108,8 +113,11 @@ class Deepgram(Adapter):
             return (Audio(data),)
         self._head += data
         head = self._head
+        if head.startswith(b"OggS"):
+            self._head = None
+            return (Begin(self._settings(opus.RATE), OggOpus()), Audio(head))
         if len(head) >= 12 and not (head.startswith(b"RIFF") and head[8:12] == b"WAVE"):
-            raise RefusalError(1008, "bad_message", "name encoding and sample_rate, or send a WAV file")
+            raise RefusalError(1008, "bad_message", "name encoding and sample_rate, or send a WAV file or Ogg/Opus")
         if head.find(b"data", 12) < 0 or len(head) < head.find(b"data", 12) + 8:
             if len(head) > HEADER:
                 raise RefusalError(1008, "bad_message", "this WAV file has no data")

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from speechkit.asr.transcriber import Phrases
-from speechkit.streaming import command
+from speechkit.streaming import command, opus
 from speechkit.streaming.adapters.adapter import About, Action, Adapter, Audio, Begin, RefusalError, Resume, plain
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, Refused, SpeechEnd, SpeechStart
+from speechkit.streaming.opus import OggOpus
 
 Wished = list[Annotated[str, Field(max_length=200)]] | dict[str, float] | None  # phrases, or their own weights too
 MOST_PHRASES = 1000
@@ -129,8 +130,11 @@ class Own(Adapter):
         longest = min(self.longest_s, asked.longest_s or self.longest_s)
         rules = EndpointRules(asked.trailing_s, asked.silence_s, longest)
         phrases = _phrases(config.hotwords)
-        settings = command.Settings(config.rate, config.latency_ms, rules, phrases, config.hotword_weight)
-        return (Begin(settings, Pcm(config.encoding, config.channels)),)
+        ogg = config.encoding == "opus"
+        decoder = OggOpus() if ogg else Pcm(config.encoding, config.channels)
+        rate = opus.RATE if ogg else config.rate
+        settings = command.Settings(rate, config.latency_ms, rules, phrases, config.hotword_weight)
+        return (Begin(settings, decoder),)
 
     def opened(self, about: About, resumed: bool) -> Sequence[str]:
         """`ready`."""

@@ -1,10 +1,12 @@
 """What the adapters of other protocols say, where no client of theirs comes from a registry: mimicked here."""
 
+import io
 import json
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import soundfile
 
 from speechkit.streaming.engine import Engine
 from tests.asr.tiny import babble
@@ -122,7 +124,21 @@ def test_deepgram_finalize_is_answered_though_nothing_was_said(running: Running)
     assert kinds[-2:] == ["UtteranceEnd", "Metadata"]
 
 
-@pytest.mark.parametrize("head", [b"\x00" * 44, b"RIFF\x00\x00\x00\x00WAVE" + b"\x01" * 66_000, b"OggS" * 20])
+def test_deepgram_takes_ogg_opus(running: Running) -> None:
+    pytest.importorskip("av")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, babble(2, 48_000, seed=5), 48_000, format="OGG", subtype="OPUS")
+    data = buffer.getvalue()
+    with Talk(ws(running, "/v1/listen?encoding=opus")) as talk:
+        for start in range(0, len(data), 1000):
+            talk.socket.send(data[start : start + 1000])
+        talk.say(type="CloseStream")
+        assert talk.rest()[-1]["duration"] == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x00" * 44, b"RIFF\x00\x00\x00\x00WAVE" + b"\x01" * 66_000, b"OggS" + bytes(60), b"RIFX" * 20]
+)
 def test_deepgram_without_an_encoding_takes_wav_files_alone(running: Running, head: bytes) -> None:
     with Talk(ws(running, "/v1/listen")) as talk:
         for start in range(0, len(head), 10_000):

@@ -1,5 +1,6 @@
 """Streams over websockets: what is said, in which order, and what is refused."""
 
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import soundfile
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from speechkit.streaming.engine import Engine
@@ -79,6 +81,21 @@ def test_encodings_and_rates(running: Running, encoding: str, rate: int) -> None
         done = talk.rest()[-1]
     assert done["type"] == "done"
     assert done["seconds"] == pytest.approx(3, abs=0.01)
+
+
+def test_ogg_opus(running: Running) -> None:
+    pytest.importorskip("av")
+    buffer, wave = io.BytesIO(), babble(3, 48_000, seed=5)
+    soundfile.write(buffer, wave, 48_000, format="OGG", subtype="OPUS")
+    data = buffer.getvalue()
+    with Talk(running.url) as talk:
+        assert talk.config(encoding="opus")["rate"] == 48_000
+        for start in range(0, len(data), 1000):
+            talk.socket.send(data[start : start + 1000])
+        talk.say(type="close")
+        events = talk.rest()
+    assert events[-1]["seconds"] == pytest.approx(3, abs=0.1)
+    assert texts(events)
 
 
 def test_audio_before_any_config_is_16_khz_s16le(running: Running) -> None:
