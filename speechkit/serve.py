@@ -22,7 +22,7 @@ from speechkit.streaming.processes import ProcessPool
 from speechkit.streaming.server.app import Application
 from speechkit.streaming.server.auth import Auth
 from speechkit.streaming.server.limits import Limits
-from speechkit.streaming.server.live import Model
+from speechkit.streaming.server.live import describe
 from speechkit.streaming.server.log import set_up
 from speechkit.streaming.server.metrics import Metrics
 from speechkit.streaming.server.run import Address, serve
@@ -55,9 +55,7 @@ def _main(config: DictConfig) -> None:
     threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, config.workers))
     loading = functools.partial(load, config.release, config.device, config.decoder, config.latency_ms, threads)
     engine, metrics = loading(), Metrics()
-    latencies = tuple(engine.transcriber.latencies_ms)
-    name = Path(config.release).name if config.release else "default"
-    model = Model(name, engine.rate, latencies, engine.model.latency_ms(engine.context(None)))
+    model = describe(engine, config.release)
     pool: Pool
     if config.workers:
         del engine  # each process has its own
