@@ -7,6 +7,7 @@ from speechkit.errors import InputError
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.session import Session
+from speechkit.streaming.vad import Vad
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,16 @@ class Settings:
     rules: EndpointRules = field(default_factory=EndpointRules)
     phrases: Phrases | None = None
     weight: float = 2.0
+    vad: bool = False
 
     def begin(self, engine: Engine) -> Session:
         """The session.
 
         Raises:
-            InputError: the rate, look-ahead or phrases cannot be had.
+            InputError: the rate, look-ahead, phrases or voice activity detection cannot be had.
         """
-        return Session(engine, self.rate, self.latency_ms, self.rules, engine.booster(self.phrases, self.weight))
+        booster, vad = engine.booster(self.phrases, self.weight), Vad() if self.vad else None
+        return Session(engine, self.rate, self.latency_ms, self.rules, booster, vad)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ import numpy as np
 from speechkit import audio
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.segment import Segment
+from speechkit.errors import InputError
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, Refused, SpeechEnd, SpeechStart
+from speechkit.streaming.vad import RATE, Vad
 
 if TYPE_CHECKING:
     from speechkit.streaming.engine import Engine
@@ -42,6 +44,8 @@ class Session:
         latency_ms: look-ahead; the engine's where none is given.
         rules: when a segment ends.
         booster: phrases to favour.
+        vad: says from the sound itself where speech begins and ends; no segment ends while somebody speaks, but of
+            the longest length. Without it speech is where the decoder emits words.
     """
 
     def __init__(
@@ -51,9 +55,13 @@ class Session:
         latency_ms: float | None = None,
         rules: EndpointRules | None = None,
         booster: PhraseBooster | None = None,
+        vad: Vad | None = None,
     ) -> None:
         self.engine, self.rules = engine, rules or EndpointRules()
         self.rate = engine.rate
+        if vad is not None and self.rate != RATE:
+            raise InputError(f"voice activity detection takes {RATE} Hz, and this model {self.rate}")
+        self._vad, self._sounded = vad, 0  # samples that it has heard
         self._resampler = audio.StreamResampler(self.rate if rate is None else rate, self.rate)
         self._audio = np.zeros(0, np.float32)  # from `_audio_start` on: what may be heard again, then what waits
         self._audio_start = self._taken = 0  # samples of the stream
@@ -137,13 +145,18 @@ class Session:
         end = self._ends[0][0] if self._ends else self._end
         size = min(self._wanted, end - self._taken)
         self._taken += size
-        return Work(self._audio[begin : begin + size], bool(self._ends) and self._taken == end)
+        samples = self._audio[begin : begin + size]
+        if self._vad is not None and self._taken > self._sounded:  # after a border some audio is heard again
+            for what, at in self._vad.push(samples[size - (self._taken - self._sounded) :]):
+                self._events.append(SpeechStart(at) if what == "start" else SpeechEnd(at))
+            self._sounded = self._taken
+        return Work(samples, bool(self._ends) and self._taken == end)
 
     def give(self, rows: list[list[float]], steps: int, last: bool) -> None:
         """What came of the work: emitted tokens, how many encoder steps were decoded, whether the segment ended."""
         self._steps += steps
         self._segment.append(rows, self._heard_s)
-        if not self._said and self._segment.text:
+        if self._vad is None and not self._said and self._segment.text:
             self._events.append(SpeechStart(self._segment.words(self._heard_s)[0].start_s))
         if last:
             end, why = self._ends.popleft()
@@ -151,14 +164,23 @@ class Session:
             return
         self._tell()
         decoded = self._steps * self.engine.step_ms / 1000
-        spoken = None if self._segment.last_s is None else self._segment.last_s - self._border / self.rate
+        spoken = self._spoken_s()
         reason = None if self._ends else self.rules.reason(decoded, spoken)
+        if reason != "length" and self._vad is not None and self._vad.speaking:
+            reason = None
         if reason == "length":  # somebody may be speaking: what the model holds back is said first
             self._ends.append((self._taken, reason))
         elif reason:
             border = self._border + round(self.rules.border_s(decoded, spoken) * self.rate)
             self._close(reason, min(border, self._taken))
         self._drop(self._taken - self._replayed)
+
+    def _spoken_s(self) -> float | None:
+        """Up to when in the segment there were words, or, after words, somebody spoke; None where there were none."""
+        last = self._segment.last_s
+        if last is not None and self._vad is not None:
+            last = max(last, self._vad.last_s or 0.0)
+        return None if last is None else last - self._border / self.rate
 
     def _close(self, reason: str, border: int) -> None:
         """Ends the segment and begins the next one."""
@@ -167,7 +189,8 @@ class Session:
         if said.text:
             start, end = said.words[0].start_s, said.words[-1].end_s
             self._events.append(Final(self.segments, said.text, tuple(said.words), start, end, reason))
-            self._events.append(SpeechEnd(end))
+            if self._vad is None:
+                self._events.append(SpeechEnd(end))
         if reason != "end":
             self._events.append(Endpoint(self.segments, reason, at))
         self.segments += bool(said.text)

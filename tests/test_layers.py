@@ -12,7 +12,8 @@ import pytest
 
 from tests.paths import ROOT
 
-ENTRY_POINTS = ("train", "eval", "export", "serve", "cluster", "cli", "__main__", "commands", "configuration", "construction")
+COMMANDS = ("train", "eval", "export", "serve", "cluster", "cli", "__main__", "commands")
+ENTRY_POINTS = (*COMMANDS, "configuration", "construction")
 MODELS = ("asr", "tts", "waveform", "separation", "codecs")
 FOUNDATION = ("nn", "features", "text", "audio", "files", "reader", "wav", "ogg", "schedule", "metrics")
 TRAINING = ("checkpoints", "callbacks")  # what train.py gives to Lightning's trainer

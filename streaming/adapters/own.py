@@ -30,6 +30,7 @@ class Endpointing(Message):
     trailing_s: float | None = 1.2
     silence_s: float | None = 2.4
     longest_s: float | None = 20.0
+    vad: bool = False
 
 
 class Config(Message):
@@ -133,7 +134,7 @@ class Own(Adapter):
         ogg = config.encoding == "opus"
         decoder = OggOpus() if ogg else Pcm(config.encoding, config.channels)
         rate = opus.RATE if ogg else config.rate
-        settings = command.Settings(rate, config.latency_ms, rules, phrases, config.hotword_weight)
+        settings = command.Settings(rate, config.latency_ms, rules, phrases, config.hotword_weight, asked.vad)
         return (Begin(settings, decoder),)
 
     def opened(self, about: About, resumed: bool) -> Sequence[str]:
@@ -147,6 +148,7 @@ class Own(Adapter):
             "latency_ms": about.latency_ms,
             "latencies_ms": list(about.latencies_ms),
             "resume_s": about.resume_s,
+            "server": about.server,
         }
         return (_text("ready", **ready),)
 

@@ -8,14 +8,17 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from speechkit import audio
 from speechkit.asr.decoding.words import Word
 from speechkit.asr.transcriber import Transcriber
+from speechkit.data.espeak import Espeak
 from speechkit.errors import InputError
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, SpeechEnd, SpeechStart
 from speechkit.streaming.session import Session
 from speechkit.streaming.state import leaves
+from speechkit.streaming.vad import Vad
 from speechkit.text import CharTokenizer
 from tests.asr.tiny import RATE, SYMBOLS, babble, configuration, recognizer
 
@@ -297,3 +300,41 @@ def test_a_long_segment_ends_in_a_pause_or_at_last_wherever_it_is() -> None:
 def test_rules_that_cannot_be_are_refused(options: dict[str, float], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         EndpointRules(**options)
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    """A sentence, with nothing before and after it."""
+    pytest.importorskip("silero_vad")
+    pytest.importorskip("espeakng_loader")
+    with Espeak() as espeak:
+        said = espeak.say("the old man walked slowly over the bridge", espeak.voices()[0])
+        wave = audio.prepare(said, espeak.sample_rate, RATE)
+    loud = np.flatnonzero(np.abs(wave) > 0.02)
+    return wave[loud[0] : loud[-1]]
+
+
+@pytest.mark.parametrize("size", [700, 16_000, 10**6])
+def test_voice_activity_tells_where_speech_begins_and_ends(engine: Engine, speech: np.ndarray, size: int) -> None:
+    quiet = np.zeros(24_000, np.float32)
+    wave = np.concatenate([quiet, speech, quiet, quiet])
+    session = Session(engine, vad=Vad(), rules=EndpointRules(trailing_s=None, silence_s=None, longest_s=None))
+    for start in range(0, len(wave), size):
+        session.push(wave[start : start + size])
+        engine.run([session])
+    session.finish()
+    engine.run([session])
+    events = session.events()
+    starts = [event.at_s for event in events if isinstance(event, SpeechStart)]
+    ends = [event.at_s for event in events if isinstance(event, SpeechEnd)]
+    assert starts == pytest.approx([1.5], abs=0.2)
+    assert ends == pytest.approx([1.5 + len(speech) / RATE], abs=0.2)
+
+
+def test_no_segment_ends_while_somebody_speaks(engine: Engine, speech: np.ndarray) -> None:
+    session = Session(engine, vad=Vad(), rules=EndpointRules(trailing_s=0.3, silence_s=0.3, longest_s=None))
+    session.push(np.concatenate([speech, np.zeros(32_000, np.float32)]))
+    engine.run([session])
+    points = [event.at_s for event in session.events() if isinstance(event, Endpoint)]
+    assert points
+    assert min(points) > len(speech) / RATE - 0.3

@@ -1,0 +1,78 @@
+"""Silero VAD (extra: vad): whether somebody speaks, from the sound itself, a window of 32 ms at a time."""
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechkit.errors import InputError
+
+RATE, WINDOW, CONTEXT = 16_000, 512, 64  # Hz, samples
+BEGIN, END = 0.5, 0.35  # probabilities at which speech begins and ends
+
+
+@functools.cache
+def network() -> Any:
+    """The packaged ONNX model, once for all streams.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    found = importlib.util.find_spec("silero_vad")  # importing it would set PyTorch's threads for the whole program
+    places = (found.submodule_search_locations if found is not None else None) or []
+    files = [path for place in places if (path := Path(place) / "data" / "silero_vad.onnx").is_file()]
+    if not files:
+        raise InputError("voice activity detection needs the extra vad: pip install 'speechkit[vad]'")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(files[0]), options, providers=["CPUExecutionProvider"])
+
+
+class Vad:
+    """Voice activity of one stream at 16 kHz.
+
+    Attributes:
+        speaking: whether somebody speaks.
+        last_s: up to when somebody spoke, in seconds of the stream; None where nobody did.
+
+    Raises:
+        InputError: as `network`.
+    """
+
+    def __init__(self) -> None:
+        self._network = network()
+        self._state = np.zeros((2, 1, 128), np.float32)
+        self._context = np.zeros(CONTEXT, np.float32)
+        self._rest = np.zeros(0, np.float32)
+        self._heard = 0  # samples
+        self.speaking = False
+        self.last_s: float | None = None
+
+    def push(self, samples: np.ndarray) -> list[tuple[str, float]]:
+        """(samples,) float32; returns ``start`` and ``end`` with their seconds, as far as whole windows tell."""
+        audio = np.concatenate([self._rest, samples])
+        whole = len(audio) - len(audio) % WINDOW
+        found = []
+        for begin in range(0, whole, WINDOW):
+            before = self.speaking
+            self._window(audio[begin : begin + WINDOW])
+            if self.speaking != before:
+                found.append(("start", (self._heard - WINDOW) / RATE) if self.speaking else ("end", self.last_s or 0.0))
+        self._rest = audio[whole:]
+        return found
+
+    def _window(self, window: np.ndarray) -> None:
+        given = np.concatenate([self._context, window])[None].astype(np.float32)
+        out, self._state = self._network.run(
+            None, {"input": given, "state": self._state, "sr": np.array(RATE, np.int64)}
+        )
+        self._context = window[-CONTEXT:]
+        self._heard += WINDOW
+        probability = float(out[0, 0])
+        self.speaking = probability >= (END if self.speaking else BEGIN)
+        if self.speaking:
+            self.last_s = self._heard / RATE
