@@ -11,6 +11,7 @@ from speechkit.errors import InputError
 
 RATE, WINDOW, CONTEXT = 16_000, 512, 64  # Hz, samples
 BEGIN, END = 0.5, 0.35  # probabilities at which speech begins and ends
+HOLD = 7  # windows of silence that end it: words have pauses in them
 
 
 @functools.cache
@@ -49,6 +50,7 @@ class Vad:
         self._context = np.zeros(CONTEXT, np.float32)
         self._rest = np.zeros(0, np.float32)
         self._heard = 0  # samples
+        self._quiet = 0  # windows since the last with speech
         self.speaking = False
         self.last_s: float | None = None
 
@@ -73,6 +75,8 @@ class Vad:
         self._context = window[-CONTEXT:]
         self._heard += WINDOW
         probability = float(out[0, 0])
-        self.speaking = probability >= (END if self.speaking else BEGIN)
-        if self.speaking:
-            self.last_s = self._heard / RATE
+        if probability >= (END if self.speaking else BEGIN):
+            self.speaking, self._quiet, self.last_s = True, 0, self._heard / RATE
+        else:
+            self._quiet += 1
+            self.speaking = self.speaking and self._quiet < HOLD
