@@ -3,11 +3,13 @@
 import functools
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from speechkit.errors import InputError
+from speechkit.streaming.onnx import OnnxGraph
 
 RATE, WINDOW, CONTEXT = 16_000, 512, 64  # Hz, samples
 BEGIN, END = 0.5, 0.35  # probabilities at which speech begins and ends
@@ -15,7 +17,7 @@ HOLD = 7  # windows of silence that end it: words have pauses in them
 
 
 @functools.cache
-def network() -> Any:
+def network() -> OnnxGraph:
     """The packaged ONNX model, once for all streams.
 
     Raises:
@@ -26,11 +28,7 @@ def network() -> Any:
     files = [path for place in places if (path := Path(place) / "data" / "silero_vad.onnx").is_file()]
     if not files:
         raise InputError("voice activity detection needs the extra vad: pip install 'speechkit[vad]'")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(files[0]), options, providers=["CPUExecutionProvider"])
+    return OnnxGraph(files[0])
 
 
 class Vad:
@@ -46,7 +44,7 @@ class Vad:
 
     def __init__(self) -> None:
         self._network = network()
-        self._state = np.zeros((2, 1, 128), np.float32)
+        self._state: Tensor = torch.zeros(2, 1, 128)
         self._context = np.zeros(CONTEXT, np.float32)
         self._rest = np.zeros(0, np.float32)
         self._heard = 0  # samples
@@ -68,13 +66,11 @@ class Vad:
         return found
 
     def _window(self, window: np.ndarray) -> None:
-        given = np.concatenate([self._context, window])[None].astype(np.float32)
-        out, self._state = self._network.run(
-            None, {"input": given, "state": self._state, "sr": np.array(RATE, np.int64)}
-        )
+        given = torch.from_numpy(np.concatenate([self._context, window])[None])
+        out, self._state = self._network(given, self._state, torch.tensor(RATE))
         self._context = window[-CONTEXT:]
         self._heard += WINDOW
-        probability = float(out[0, 0])
+        probability = float(out)
         if probability >= (END if self.speaking else BEGIN):
             self.speaking, self._quiet, self.last_s = True, 0, self._heard / RATE
         else:

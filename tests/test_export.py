@@ -35,10 +35,10 @@ def reword(folder: Path, old: str, new: str) -> None:
 
 @pytest.fixture(scope="module")
 def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], list[str]]:
-    """Both precisions of the tiny model, and the lines of the report."""
+    """All precisions of the tiny model, and the lines of the report."""
     said: list[str] = []
     folder = tmp_path_factory.mktemp("exports") / "tiny"
-    return export(hub.load(model), folder, ["fp32", "int8"], say=said.append), said
+    return export(hub.load(model), folder, ["fp32", "int8", "fp16"], say=said.append), said
 
 
 @pytest.fixture
@@ -130,6 +130,21 @@ def test_eight_bits_are_in_the_encoders_products(exported: tuple[dict[str, Path]
     }
     assert "MatMulInteger" in kinds["int8"]
     assert "MatMulInteger" not in kinds["fp32"]
+
+
+def test_half_precision_is_in_the_encoder_and_not_in_its_features(
+    exported: tuple[dict[str, Path], list[str]], model: Path
+) -> None:
+    places, _ = exported
+    graph = onnx.load(places["fp16"] / "encoder_4_1.onnx", load_external_data=False).graph
+    kinds = {x.name: x.data_type for x in graph.initializer if len(x.dims) >= 2}
+    half = {name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT16}
+    assert len(half) > 0.7 * len(kinds)
+    assert not [name for name in half if name.endswith(".mel")]
+    assert {x.type.tensor_type.elem_type for x in graph.input} & {onnx.TensorProto.FLOAT16} == set()
+    wave = tiny.babble(3)
+    texts = [speechkit.load(place).transcribe(wave, latency_ms=80).text for place in (model, places["fp16"])]
+    assert texts[0][:20] == texts[1][:20]
 
 
 def test_parity_sees_a_difference(exported: tuple[dict[str, Path], list[str]], model: Path) -> None:

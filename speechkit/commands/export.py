@@ -15,6 +15,7 @@ class Precision(StrEnum):
 
     fp32 = "fp32"
     int8 = "int8"
+    fp16 = "fp16"
 
 
 class Layout(StrEnum):

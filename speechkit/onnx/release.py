@@ -18,13 +18,14 @@ from speechkit.onnx.check import TOLERANCE, WORSE, Parity, parity, word_errors
 from speechkit.onnx.nemo import ENCODERS as NEMO_ENCODERS
 from speechkit.onnx.nemo import TOKENS, nemo_parity, write_nemo
 from speechkit.onnx.read import read
-from speechkit.onnx.write import quantized, write
-from speechkit.streaming.quantize import quantize
+from speechkit.onnx.write import reduced, write
+from speechkit.streaming.quantize import REDUCE
 from speechkit.text import CHARACTERS_FILE, PIECES_FILE
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "fp16")
 PARTS = (META, WEIGHTS, PIECES_FILE, CHARACTERS_FILE, TOKENS)
 LARGEST = sys.float_info.max
+HALF = 0.02  # of the largest number, in half precision
 Words = dict[tuple[str, float | None], float]  # percent of each decoder and look-ahead
 Recordings = Sequence[tuple[str, Sequence[Tensor], Sequence[str]]]  # splits: name, waves, texts
 
@@ -74,7 +75,7 @@ def export(
     Args:
         transcriber: the recogniser.
         folder: for one precision the export itself, for several the folder of their folders.
-        precisions: of ``fp32``, ``int8``.
+        precisions: of ``fp32``, ``int8``, ``fp16`` (for GPUs).
         contexts: look-aheads; all that the model streams with where none are given.
         front: the graphs take samples; without it log-mel features.
         recordings: on which word errors are compared.
@@ -98,7 +99,7 @@ def export(
             if inner[name] != whole:
                 shutil.copytree(whole, inner[name], dirs_exist_ok=True)
             if name != "fp32":
-                quantized(inner[name])
+                reduced(inner[name], name)
                 exported = read(inner[name])
                 _check_parity(name, parity(transcriber, exported), say)
                 for split, expected in zip(recordings, known, strict=True):
@@ -137,7 +138,7 @@ def export_nemo(
                     if path.name not in NEMO_ENCODERS:
                         continue
                     if precision != "fp32":
-                        quantize(path)
+                        REDUCE[precision](path)
                     _check_parity(precision, [nemo_parity(transcriber, path, context)], say)
     return {name or precisions[0]: places[key] for key, name in names.items()}
 
@@ -153,8 +154,9 @@ def _check_parity(precision: str, found: Sequence[Parity], say: Callable[[str], 
     for item in found:
         at = f" {item.context[0]},{item.context[1]}" if item.context else ""
         say(f"{precision} {item.what}{at}: largest difference {item.difference:.1e} of {item.size:.1f}")
-    allowed = TOLERANCE if precision == "fp32" else LARGEST  # what eight bits cost only recordings can tell
     for item in found:
+        # what eight bits cost only recordings can tell; half precision has three digits
+        allowed = {"fp32": TOLERANCE, "fp16": max(TOLERANCE, HALF * item.size)}.get(precision, LARGEST)
         if not item.difference <= allowed:  # nor where it is NaN
             raise InputError(f"the graphs do not compute what the model does: they differ by {item.difference:.1e}")
 

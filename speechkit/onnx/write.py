@@ -18,7 +18,7 @@ from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.onnx import FORMAT, META, WEIGHTS
 from speechkit.streaming.export import EXAMPLE_ROWS, OPSET, export_function, export_stream, share_weights
-from speechkit.streaming.quantize import quantize
+from speechkit.streaming.quantize import halve, quantize
 
 
 class PredictorStep(nn.Module):
@@ -141,13 +141,16 @@ def _write_head(model: Recognizer, name: str, folder: Path, files: list[Path]) -
     }  # fmt: skip
 
 
-def quantized(folder: Path) -> None:
-    """Turns an export into one of eight bits, in place: the encoders, for the heads are small and their errors last."""
+def reduced(folder: Path, precision: str) -> None:
+    """Turns an export into ``int8`` or ``fp16``, in place: the encoders; the heads are small and their errors last."""
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
     encoders = [folder / entry["file"] for entry in meta["contexts"]]
     for path in encoders:
-        quantize(path, keep=[".mel"])
+        if precision == "fp16":
+            halve(path)
+        else:
+            quantize(path, keep=[".mel"])
     heads = [folder / name for head in meta["heads"].values() for name in head.values() if str(name).endswith(".onnx")]
     share_weights([*encoders, *heads], WEIGHTS)
-    meta["precision"] = "int8"
+    meta["precision"] = precision
     (folder / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from speechkit.streaming.adapters.rooted import Rooted
 from speechkit.streaming.adapters.sherpa import Sherpa
 from speechkit.streaming.adapters.vosk import Vosk
 from speechkit.streaming.pool import Pool
+from speechkit.streaming.server import page
 from speechkit.streaming.server.auth import Auth, accepted, subprotocols
 from speechkit.streaming.server.connection import Connection
 from speechkit.streaming.server.limits import Limits
@@ -49,6 +50,7 @@ class Application:
         self.app.add_api_route("/ready", self._ready, methods=["GET"])
         self.app.add_api_route("/metrics", self._metrics, methods=["GET"])
         Uploads(self.hall, auth).add_to(self.app)
+        page.add_to(self.app)
         for path, make in self.protocols().items():
             self.app.add_api_websocket_route(path, self._endpoint(make))
 
@@ -103,7 +105,7 @@ class Application:
 
     async def _ready(self) -> Response:
         ready = not self.hall.draining and bool(self.hall.pool.alive)
-        state = {"ready": ready, "streams": self.hall.places, "limit": self.limits.streams}
+        state = {"ready": ready, "server": self.hall.name, "streams": self.hall.places, "limit": self.limits.streams}
         return JSONResponse(state, 200 if ready else 503)
 
     async def _metrics(self, request: Request) -> Response:

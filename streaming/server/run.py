@@ -1,8 +1,10 @@
 """uvicorn around the application: signals that drain, sockets that notice dead peers, TLS."""
 
 import asyncio
+import functools
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -41,6 +43,18 @@ class _Protocol(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
 
+    def send_receive_event_to_app(self) -> None:
+        """As uvicorn's, which has an error in the log for every text that is not UTF-8, and fails after some."""
+        try:
+            if self.curr_msg_data_type == "text" and not self.close_sent:
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.frames = []
+            self.conn.fail(1007, "a text must be UTF-8")
+            self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
+
 
 class Server(uvicorn.Server):
     """Ends streams with their results at the first SIGTERM or Ctrl-C, at once at the second."""
@@ -48,6 +62,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, hall: Hall) -> None:
         super().__init__(config)
         self.hall = hall
+        self.announce: Callable[[], None] = lambda: None  # called when it serves, and signals are heard
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -55,6 +70,7 @@ class Server(uvicorn.Server):
         """As uvicorn's."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        self.announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal."""
@@ -111,6 +127,16 @@ def server(app: Any, hall: Hall, address: Address, limits: Limits) -> Server:
     return Server(config, hall)
 
 
+def _announce(address: Address, port: int, warning: str | None) -> None:
+    say("listening", host=address.host, port=port, tls=address.certificate is not None)
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    kind = "s" if address.certificate else ""
+    print(f"listening at http{kind}://{host}:{port}, streams at ws{kind}://{host}:{port}/v1/stream", flush=True)
+        print(f"a page for the microphone: http{kind}://{host}:{port}/", flush=True)
+    if warning:
+        print(f"warning: {warning}", flush=True)
+
+
 def serve(app: Any, hall: Hall, address: Address, limits: Limits, warning: str | None = None) -> None:
     """Serves until a signal comes; says where, and what is not safe there."""
     try:
@@ -120,13 +146,7 @@ def serve(app: Any, hall: Hall, address: Address, limits: Limits, warning: str |
         raise
     try:
         running = server(app, hall, address, limits)
-        port = listening.getsockname()[1]
-        say("listening", host=address.host, port=port, tls=address.certificate is not None)
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        kind = "s" if address.certificate else ""
-        print(f"listening at http{kind}://{host}:{port}, streams at ws{kind}://{host}:{port}/v1/stream", flush=True)
-        if warning:
-            print(f"warning: {warning}", flush=True)
+        running.announce = functools.partial(_announce, address, listening.getsockname()[1], warning)
         running.run(sockets=[listening])
     finally:
         listening.close()

@@ -63,7 +63,7 @@ def sources() -> dict[str, str]:
             inner = path.relative_to(ROOT / folder)
             link = folder == "speechkit" and inner.parts[0] in PACKAGES
             if (
-                path.suffix in {".py", ".yaml", ".safetensors", ".model", ".md"}
+                path.suffix in {".py", ".yaml", ".safetensors", ".model", ".md", ".html", ".js", ".css", ".svg"}
                 and "__pycache__" not in inner.parts
                 and not link
             ):
