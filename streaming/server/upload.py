@@ -1,8 +1,9 @@
 """HTTP: OpenAI's `/v1/audio/transcriptions` and `/v1/models`, for files of any length in bounded memory."""
 
 import asyncio
+import functools
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -12,6 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from speechkit import audio
 from speechkit.asr.captions import cues, srt, vtt
@@ -101,23 +103,24 @@ class Uploads:
             await asyncio.to_thread(self._check_length, order.file)
             session = await self._open()
             if order.stream:
-                self._detach(session)
-                return StreamingResponse(self._told(session, order, form), media_type="text/event-stream")
-            finals = await self._finals(session, order, request)
-            await form.close()
-            return _response(finals, order)
+                return _Told(self._told(session, order), functools.partial(self._finish, session, form))
+            try:
+                return _response(await self._finals(session, order, request), order)
+            finally:
+                await self._finish(session, form)
         except LostError as lost:
             raise RequestError(503, "lost", str(lost)) from None
+        except RefusalError as refused:
+            raise RequestError(413, refused.code, refused.message) from None
         except InputError as broken:
             raise RequestError(400, "bad_audio", str(broken)) from None
         finally:
             if session is None:
                 self.hall.places -= 1
-            elif not order.stream:
-                self.hall.end(session, "done" if session.error is None and session.over else "left")
 
-    def _detach(self, session: Live) -> None:
-        session.attached = self  # so that nobody thinks that its client is gone
+    async def _finish(self, session: Live, form: FormData) -> None:
+        self.hall.end(session, "done" if session.error is None and session.over else "left")
+        await form.close()
 
     async def _open(self) -> Live:
         settings = Settings(rate=self.hall.model.rate)
@@ -198,6 +201,8 @@ class Uploads:
             if fed > self.limits.upload_s * rate:
                 raise self._too_long()
             await session.feed(piece)
+            if session.finishing:  # the server stops: what is there so far is not the whole
+                raise RequestError(503, "draining", "this server is about to stop: try another one")
         session.do(Finish())
 
     async def _finals(self, session: Live, order: Order, request: Request) -> list[Final]:
@@ -209,7 +214,7 @@ class Uploads:
                 raise RequestError(400, "left", "the client left")
         return finals
 
-    async def _told(self, session: Live, order: Order, form: FormData) -> AsyncIterator[str]:
+    async def _told(self, session: Live, order: Order) -> AsyncIterator[str]:
         """Server-sent events."""
         said = ""
         texts: list[str] = []
@@ -225,10 +230,22 @@ class Uploads:
                         said = ""
             yield _sse("transcript.text.done", text=" ".join(texts))
         except (RequestError, InputError, LostError, RefusalError) as broken:
-            yield _sse("error", error={"message": str(broken), "type": "invalid_request_error", "code": "bad_audio"})
+            code = broken.code if isinstance(broken, RequestError | RefusalError) else "bad_audio"
+            yield _sse("error", error={"message": str(broken), "type": "invalid_request_error", "code": code})
+
+
+class _Told(StreamingResponse):
+    """Server-sent events, with something to be done after them, also where nobody was there to take the first."""
+
+    def __init__(self, told: AsyncIterator[str], finish: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(told, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self._finish = finish
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
         finally:
-            self.hall.end(session, "done" if session.error is None and session.over else "left")
-            await form.close()
+            await self._finish()
 
 
 def error(failure: RequestError) -> JSONResponse:

@@ -1,8 +1,10 @@
 """Files over HTTP: whole, as events, too large, too long, broken, and what is no file."""
 
+import asyncio
 import io
 import json
 import resource
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from speechkit.streaming.event import Final
 from speechkit.streaming.server import upload
 from speechkit.streaming.session import Session
 from tests.asr.tiny import babble
-from tests.server.serving import Running, heard, make_engine, serving
+from tests.server.serving import Running, eventually, heard, make_engine, serving
 
 PATH = "/v1/audio/transcriptions"
 
@@ -153,3 +155,17 @@ def test_a_full_server_refuses_files_too(engine: Engine) -> None:
         assert found.status_code == 503
         assert found.json()["error"]["code"] == "full"
         assert post(running, encoded(babble(1))).status_code == 200
+
+
+def test_a_server_that_stops_gives_no_part_for_the_whole(engine: Engine) -> None:
+    with serving(engine, drain_s=1) as running:
+        data, answers = encoded(babble(300, seed=7)), []
+        thread = threading.Thread(target=lambda: answers.append(post(running, data)))
+        thread.start()
+        assert eventually(lambda: running.metric("speechkit_audio_seconds_total") > 2)
+        loop = running.server._loop
+        assert loop is not None
+        asyncio.run_coroutine_threadsafe(running.application.hall.drain(), loop).result(10)
+        thread.join(10)
+        assert answers[0].status_code == 503
+        assert answers[0].json()["error"]["code"] == "draining"
