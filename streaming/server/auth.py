@@ -30,8 +30,8 @@ class Auth:
         for token in tokens:
             if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{16,}", token):  # RFC 9110's `token`: a subprotocol is one
                 raise InputError(
-                    "a token must have at least 16 characters, of letters, digits and !#$%&'*+.^_`|~- (others cannot be "
-                    "sent by browsers)"
+                    "a token must have at least 16 characters, of letters, digits and !#$%&'*+.^_`|~- (browsers send "
+                    "no others)"
                 )
             self._digests.append(_digest(token))
 
