@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check format links docs clean
+.PHONY: help install quickstart test soak check format links docs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -18,6 +18,9 @@ quickstart: install  ## train, evaluate and save the main recipe: ARGS="data.roo
 
 test: install  ## all tests: PYTEST_ARGS="-k mel -x" adds options
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+soak: install  ## tests of the server that take many minutes
+	$(PY) -m pytest -m soak tests/server $(PYTEST_ARGS)
 
 check: install links  ## what CI runs: formatting, lint, types, tests
 	$(PY) -m ruff format --check .

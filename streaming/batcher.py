@@ -71,11 +71,12 @@ class Feed:
                 if not self._inbox:
                     return
                 item = self._inbox.popleft()
-                self._pushed -= 0 if callable(item) else len(item)
             if callable(item):
                 item(self.session)
-            else:
-                self.session.push(item)
+                continue
+            self.session.push(item)
+            with self._batcher.changed:  # only now, so that what waits is never more than it seems
+                self._pushed -= len(item)
 
 
 class Batcher:
@@ -169,7 +170,10 @@ class Batcher:
             return
         begin = time.monotonic()
         waited = [begin - (feed.ready_at or begin) for feed in feeds]
-        failed = self.engine.step([feed.session for feed in feeds])
+        try:
+            failed = self.engine.step([feed.session for feed in feeds])
+        except Exception as error:  # whatever it is, the thread goes on
+            failed = {feed.session: error for feed in feeds}
         if self.meter is not None:
             self.meter.stepped(len(feeds), len(failed), time.monotonic() - begin, waited)
         for feed in feeds:

@@ -133,6 +133,9 @@ class _Worker:
         """As `Pool.open`."""
         remote = _Remote(self, next(self._numbers), settings.rate, tell)
         self.sessions[remote.number] = remote
+        if self.gone:  # the process ended just now, and its sessions have been told
+            self.sessions.pop(remote.number, None)
+            raise LostError("the worker ended just now: try again")
         self.send((remote.number, settings))
         if not remote.opened.wait(OPEN_S):
             remote.drop()
@@ -290,7 +293,7 @@ def _do(pool: ThreadPool, reporter: _Reporter, number: int, item: Any) -> None:
         handle.drop()
         del reporter.handles[number]
     elif isinstance(item, np.ndarray):
-        come[0] += len(item)
         handle.push(item)
+        come[0] += len(item)  # only now, so that what waits is never more than it seems
     else:
         handle.do(item)

@@ -94,7 +94,8 @@ def test_a_program_without_an_event_loop(running: Running) -> None:
         with pytest.raises(ServerError, match="over"):
             client.send(wave)
     assert [event["text"] for event in events if event["type"] == "final"] == [running.text(wave)]
-    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    numbers = [event["seq"] for event in events]
+    assert numbers == sorted(set(numbers))
 
 
 def test_a_refusal_is_an_error_with_a_code(running: Running) -> None:

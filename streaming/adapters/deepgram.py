@@ -11,7 +11,7 @@ from speechkit import wav
 from speechkit.asr.decoding.words import Word
 from speechkit.errors import InputError
 from speechkit.streaming import opus
-from speechkit.streaming.adapters.adapter import About, Action, Adapter, Audio, Begin, RefusalError
+from speechkit.streaming.adapters.adapter import About, Action, Adapter, Audio, Begin, RefusalError, seconds
 from speechkit.streaming.command import Finalize, Finish, Settings
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.endpoint import EndpointRules
@@ -67,7 +67,7 @@ class Deepgram(Adapter):
     def _number(self, name: str, default: float) -> float:
         value = self._last(name)
         try:
-            return default if value is None else float(value)
+            return default if value is None else seconds(float(value), name)  # neither NaN nor Inf
         except ValueError:
             raise InputError(f"{name} must be a number, got {str(value)[:40]!r}") from None
 

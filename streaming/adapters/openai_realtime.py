@@ -181,9 +181,9 @@ class OpenAIRealtime(Adapter):
 def _format(value: object) -> tuple[str, int]:
     """Encoding and rate of a format, an object or the beta's word."""
     kind = value.get("type") if isinstance(value, Mapping) else value
-    if kind not in FORMATS:
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise InputError(f"format must be one of {', '.join(FORMATS)}, got {str(kind)[:40]!r}")
-    encoding, rate = FORMATS[str(kind)]
+    encoding, rate = FORMATS[kind]
     wanted = value.get("rate") if isinstance(value, Mapping) else None
     if wanted is not None and encoding == "s16le":
         rate = round(seconds(wanted, "rate"))
@@ -202,7 +202,8 @@ def _bytes(text: object) -> bytes:
 
 
 def _event(kind: str, **values: Any) -> str:
-    return json.dumps({"type": kind, "event_id": f"event_{secrets.token_hex(8)}", **values}, ensure_ascii=False)
+    # In ASCII: what clients said is said back, and may hold half of a surrogate pair, which UTF-8 cannot.
+    return json.dumps({"type": kind, "event_id": f"event_{secrets.token_hex(8)}", **values})
 
 
 def _error(kind: str, message: str, about: str | None, code: str | None = None) -> str:

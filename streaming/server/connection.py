@@ -26,6 +26,10 @@ class _GoneError(Exception):
         self.keep = keep
 
 
+class _DeafError(Exception):
+    """What is sent reaches nobody."""
+
+
 class Connection:
     """A client that was admitted.
 
@@ -51,6 +55,17 @@ class Connection:
         reader = asyncio.current_task()
         keep = False
         try:
+            await self._talk()
+        except _GoneError as gone:
+            keep = gone.keep
+        except asyncio.CancelledError:  # by the writer, when all is said, or at the server's end: this task ends now
+            if reader is not None:
+                reader.uncancel()
+        finally:
+            self._end(keep)
+
+    async def _talk(self) -> None:
+        try:
             await self._act(self.adapter.begin())
             while True:
                 await self._act(self.adapter.hear(await self._message()))
@@ -60,17 +75,14 @@ class Connection:
             await self._refuse(RefusalError(1007, "bad_input", str(error)))
         except LostError as error:
             await self._refuse(RefusalError(1013, "lost", str(error)))
-        except _GoneError as gone:
-            keep = gone.keep
-        except asyncio.CancelledError:  # by the writer, when all is said, or at the server's end
-            if reader is None or not self.over:
-                raise
-            reader.uncancel()
+        except _DeafError:
+            while True:  # what the client said last tells whether it comes back
+                await self._message()
+        except _GoneError:
+            raise
         except Exception as error:
             say("connection_failed", 40, error=repr(error))
             await self._refuse(RefusalError(1011, "internal", "something went wrong in the server"))
-        finally:
-            self._end(keep)
 
     def _end(self, keep: bool) -> None:
         if self._writer is not None:
@@ -86,11 +98,13 @@ class Connection:
     async def _message(self) -> str | bytes:
         quiet = self.live is not None and self.live.finishing  # the client waits for us
         try:
-            message: Any = await asyncio.wait_for(self.socket.receive(), None if quiet else self.limits.idle_s)
+            async with asyncio.timeout(None if quiet else self.limits.idle_s):
+                message: Any = await self.socket.receive()
         except TimeoutError:
             raise RefusalError(1008, "idle", f"nothing came in {self.limits.idle_s:g} s") from None
         if message["type"] == "websocket.disconnect":
-            raise _GoneError(message.get("code", 1006) in BROKEN)
+            farewell = "reason" in message  # of a close frame, which may come without a code
+            raise _GoneError(message.get("code", 1006) in BROKEN and not farewell)
         data: bytes | None = message.get("bytes")
         return data if data is not None else message["text"]
 
@@ -114,22 +128,30 @@ class Connection:
                         await self.live.push(data)
                 case _:
                     if self.live is not None:
-                        self.live.do(action)  # type: ignore[arg-type]
+                        await self.live.ask(action)  # type: ignore[arg-type]
 
     async def _attach(self, live: Live, resumed: bool, after: int = 0) -> None:
         if live.forget is not None:
             live.forget.cancel()
-        before = live.attached
+        before = live.attached if isinstance(live.attached, Connection) else None
+        if before is not None:
+            before._lose()
         live.attached, self.live, self.told = self, live, after
-        if resumed:
-            if isinstance(before, Connection) and before._writer is not None:
-                before._writer.cancel()
-                before.live = None
-                await before._close(1008, "another connection has this session now")
-            self.hall.places -= 1  # the session has one of its own
+        self.hall.places -= resumed  # the session has one of its own
         self._place = False
-        await self._send(self.adapter.opened(live, resumed))
-        self._writer = asyncio.create_task(self._write(live, asyncio.current_task()))
+        async with live.order:  # what the connection before handed over last comes first, and is received
+            ready = self.adapter.opened(live, resumed)
+        await self._send(ready)
+        if self.live is not None:  # nobody else has it by now
+            self._writer = asyncio.create_task(self._write(live, asyncio.current_task()))
+        if before is not None:
+            await before._close(1008, "another connection has this session now")
+
+    def _lose(self) -> None:
+        """Another connection has the session."""
+        self.live = None
+        if self._writer is not None:
+            self._writer.cancel()
 
     # What the session says.
 
@@ -138,8 +160,8 @@ class Connection:
             await self._tell_all(live)
         except RefusalError as refusal:
             self.hall.end(live, refusal.code)
-            self._abort()  # what was sent is not read, and neither would be a farewell
-        except (WebSocketDisconnect, RuntimeError):
+            await self._refuse(refusal)
+        except _DeafError:
             return  # the reader sees it too, and the client may come back
         self.over = True
         if reader is not None:
@@ -166,14 +188,20 @@ class Connection:
         async with self._writing:
             for text in texts:
                 try:
-                    await asyncio.wait_for(self.socket.send_text(text), self.limits.send_s)
+                    async with asyncio.timeout(self.limits.send_s):
+                        await self.socket.send_text(text)
                 except TimeoutError:
                     raise RefusalError(1008, "slow", f"the client read nothing in {self.limits.send_s:g} s") from None
+                except (WebSocketDisconnect, RuntimeError):  # nobody is there, or it was closed by the other task
+                    raise _DeafError from None
 
     async def _refuse(self, refusal: RefusalError) -> None:
         self.hall.metrics.refused.labels(refusal.code).inc()
         say("connection_refused", 30, code=refusal.code, reason=refusal.message)
-        with contextlib.suppress(RefusalError, WebSocketDisconnect, RuntimeError):
+        if refusal.code == "slow":
+            self._abort()  # what was sent is not read, and neither would be a farewell
+            return
+        with contextlib.suppress(RefusalError, _DeafError):
             await self._send(self.adapter.fail(refusal))
         await self._close(refusal.close, refusal.message)
 
@@ -187,7 +215,8 @@ class Connection:
             return
         short = reason.encode()[:120].decode("utf-8", "ignore")  # a close frame has room for no more
         with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
-            await asyncio.wait_for(self.socket.close(code, short), self.limits.send_s)
+            async with asyncio.timeout(self.limits.send_s):
+                await self.socket.close(code, short)
 
 
 def _reason(live: Live) -> RefusalError:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from speechkit.errors import InputError
 from speechkit.streaming.adapters.adapter import RefusalError
 from speechkit.streaming.command import Command, Finish, Settings
 from speechkit.streaming.encoding import Decoder
+from speechkit.streaming.engine import Engine
 from speechkit.streaming.event import Done, Event, Final, Partial
 from speechkit.streaming.pool import Handle, LostError, Pool
 from speechkit.streaming.server.limits import Limits
@@ -21,6 +23,7 @@ from speechkit.streaming.server.log import say
 from speechkit.streaming.server.metrics import Metrics
 
 POLL_S = 0.02  # how often a stream that has enough waiting is looked at
+WISHES, WISHES_HZ = 20, 20.0  # what a client may ask for at once, and how often after that: each costs a model call
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class Model:
         """The longest look-ahead that is not over the wanted one; the shortest where none is."""
         most = self.default_ms if wanted is None else wanted
         return max((ms for ms in self.latencies_ms if ms <= most), default=min(self.latencies_ms))
+
+
+def describe(engine: Engine, release: str | None) -> Model:
+    """The model of an engine."""
+    name = Path(release).name if release else "default"
+    return Model(
+        name, engine.rate, tuple(engine.transcriber.latencies_ms), engine.model.latency_ms(engine.context(None))
+    )
 
 
 class Live:
@@ -54,6 +65,8 @@ class Live:
         self.handle: Handle | None = None
         self.attached: object | None = None  # the connection that it belongs to
         self.forget: asyncio.TimerHandle | None = None
+        self.order = asyncio.Lock()  # held while something is handed over: a second connection comes after the first
+        self._wishes, self._wished_at = 0.0, 0.0  # that count at present, and when the last one came
         self._samples = 0
         self._arrivals: deque[tuple[float, float]] = deque()  # seconds of the stream, and when they had come
         self._words = 0  # of the segment, that were told
@@ -81,6 +94,11 @@ class Live:
         return self.hall.model.name
 
     @property
+    def server(self) -> str:
+        """Name of the server or replica that it is on."""
+        return self.hall.name
+
+    @property
     def resume_s(self) -> float:
         """How long it is kept for a client that is gone."""
         return self.hall.limits.resume_s
@@ -89,9 +107,10 @@ class Live:
 
     async def push(self, data: bytes) -> None:
         """Hands over audio when there is room; raises RefusalError where it is too much, InputError where broken."""
-        samples = self.decoder.push(data)
-        self.received += len(data)
-        await self.feed(samples)
+        async with self.order:
+            samples = self.decoder.push(data)
+            self.received += len(data)
+            await self.feed(samples)
 
     async def feed(self, samples: np.ndarray) -> None:
         """Hands over (samples,) at the session's rate when there is room; raises RefusalError where it is too long."""
@@ -114,6 +133,16 @@ class Live:
     async def _room(self) -> None:
         while self.handle is not None and not self.over and self.handle.waiting_s > self.hall.limits.waiting_s:
             await asyncio.sleep(POLL_S)
+
+    async def ask(self, command: Command) -> None:
+        """Asks the session for something, later where too much was asked for just now."""
+        async with self.order:
+            now = time.monotonic()
+            self._wishes = max(0.0, self._wishes - (now - self._wished_at) * WISHES_HZ) + 1
+            self._wished_at = now
+            if self._wishes > WISHES:
+                await asyncio.sleep((self._wishes - WISHES) / WISHES_HZ)
+            self.do(command)
 
     def do(self, command: Command) -> None:
         """Asks the session for something."""
@@ -175,6 +204,7 @@ class Hall:
 
     def __init__(self, pool: Pool, model: Model, limits: Limits, metrics: Metrics) -> None:
         self.pool, self.model, self.limits, self.metrics = pool, model, limits, metrics
+        self.name = secrets.token_hex(4)  # tells one server or replica from another
         self.lives: dict[str, Live] = {}
         self.places = 0  # taken: connections that have no session yet, and sessions
         self.draining = False
@@ -260,6 +290,6 @@ class Hall:
             if live.attached is None:
                 self.end(live, "drained")
         until = time.monotonic() + self.limits.drain_s
-        while self.places and time.monotonic() < until:
+        while (left := sum(live.handle is not None for live in self.lives.values())) and time.monotonic() < until:
             await asyncio.sleep(POLL_S)
-        say("drained", streams_cut=self.places)
+        say("drained", streams_cut=left)

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 log = logging.getLogger("speechkit.server")
 
@@ -21,6 +22,14 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Standard error, whatever it is by now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def say(event: str, level: int = logging.INFO, **fields: Any) -> None:
     """Logs what happened."""
     log.log(level, event, extra={"fields": fields})
@@ -28,7 +37,7 @@ def say(event: str, level: int = logging.INFO, **fields: Any) -> None:
 
 def set_up(level: str = "info") -> None:
     """Lines of this library and of the HTTP server's warnings to standard error."""
-    handler = logging.StreamHandler()
+    handler = _Stderr()
     handler.setFormatter(JsonLines())
     for name, wanted in (("speechkit", level.upper()), ("uvicorn", "WARNING"), ("asyncio", "ERROR")):
         logger = logging.getLogger(name)

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from speechkit.errors import InputError
@@ -17,6 +18,9 @@ from speechkit.streaming.server.connection import TRANSPORT
 from speechkit.streaming.server.limits import Limits
 from speechkit.streaming.server.live import Hall
 from speechkit.streaming.server.log import say
+
+REQUEST_S = 10.0  # that a client may take to ask for something
+RECEIVE_BYTES = 262_144  # of a connection, in the kernel, which would take 32 MB of audio that nobody hears yet
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,18 @@ class Address:
     port: int = 8765
     certificate: str | None = None  # PEM files
     key: str | None = None
+
+
+class _Http(H11Protocol):
+    """Lets nobody stay who asks for nothing, or never comes to the end of it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_S, self._let_go)
+
+    def _let_go(self) -> None:
+        if self.cycle is None and self.transport.get_protocol() is self:  # no request yet, and no websocket
+            self.transport.abort()
 
 
 class _Protocol(WebSocketsSansIOProtocol):
@@ -42,6 +58,18 @@ class _Protocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = self.loop.time()
+        super().data_received(data)
+
+    def keepalive_timeout(self) -> None:
+        """As uvicorn's, but whoever sends is alive, though the pong waits behind audio that is not read yet."""
+        if self.read_paused or self._heard_at > self.ping_sent_at:
+            self.pong_timer = self.pending_ping_payload = None
+            self.schedule_ping()
+            return
+        super().keepalive_timeout()
 
     def send_receive_event_to_app(self) -> None:
         """As uvicorn's, which has an error in the log for every text that is not UTF-8, and fails after some."""
@@ -101,6 +129,7 @@ def listen(address: Address) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # also for those that are accepted
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
         found.bind((address.host, address.port))
@@ -115,7 +144,8 @@ def listen(address: Address) -> socket.socket:
 def server(app: Any, hall: Hall, address: Address, limits: Limits) -> Server:
     """The server, not yet running; raises InputError where the certificate cannot be used."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, ws=_Protocol, ws_max_size=limits.message_bytes,
+        app, log_config=None, log_level="warning", access_log=False,  # at info it logs addresses, with what is in them
+        http=_Http, ws=_Protocol, ws_max_size=limits.message_bytes,
         ws_ping_interval=limits.ping_s, ws_ping_timeout=limits.pong_s, ws_per_message_deflate=False,
         lifespan="off", server_header=False, timeout_graceful_shutdown=1, timeout_keep_alive=5,
         ssl_certfile=address.certificate, ssl_keyfile=address.key,
@@ -132,7 +162,7 @@ def _announce(address: Address, port: int, warning: str | None) -> None:
     host = f"[{address.host}]" if ":" in address.host else address.host
     kind = "s" if address.certificate else ""
     print(f"listening at http{kind}://{host}:{port}, streams at ws{kind}://{host}:{port}/v1/stream", flush=True)
-        print(f"a page for the microphone: http{kind}://{host}:{port}/", flush=True)
+    print(f"a page for the microphone: http{kind}://{host}:{port}/", flush=True)
     if warning:
         print(f"warning: {warning}", flush=True)
 
