@@ -5,6 +5,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 ARGS ?=
+TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -16,8 +17,8 @@ help:  ## this list
 quickstart: install  ## train, evaluate and save the main recipe: ARGS="data.root=/path/LibriSpeech" adds overrides
 	$(PY) -m speechkit.train recipe=librispeech_conformer $(ARGS)
 
-test: install  ## all tests: PYTEST_ARGS="-k mel -x" adds options
-	$(PY) -m pytest $(PYTEST_ARGS)
+test: install  ## all tests, two files at a time (TEST_WORKERS=0: one): PYTEST_ARGS="-k mel -x" adds options
+	$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 soak: install  ## tests of the server that take many minutes
 	$(PY) -m pytest -m soak tests/server $(PYTEST_ARGS)

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import math
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
@@ -50,14 +50,20 @@ def building(key: str) -> Iterator[None]:
     except InstantiationException as error:
         deeper = re.search(r"full_key: (\S+)", str(error))
         raise refusal(deeper[1] if deeper else key, error.__cause__ or error) from error
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, *_misconfigurations()) as error:
         raise refusal(key, error) from error
+
+
+def _misconfigurations() -> tuple[type[Exception], ...]:
+    """Lightning's class for what cannot be had, where it was imported: that takes seconds, and a server needs none."""
+    module = sys.modules.get("lightning.pytorch.utilities.exceptions")
+    return () if module is None else (module.MisconfigurationException,)
 
 
 def refusal(key: str, cause: BaseException) -> InputError:
     """What to raise where a part of the configuration cannot be built: its name and the last line of the cause."""
     said = str(cause).strip().splitlines()
-    named = isinstance(cause, ValueError | TypeError | MisconfigurationException) and said
+    named = isinstance(cause, (ValueError, TypeError, *_misconfigurations())) and said
     reason = said[-1] if named else ": ".join([type(cause).__name__, *said[-1:]])
     return InputError(f"{key} cannot be built as configured: {reason}")
 
@@ -66,7 +72,7 @@ def made_for(error: BaseException) -> str | None:
     """The part of the configuration that was being built in `Trainer.fit` as it failed; None: it was training."""
     names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     found = next((MAKERS[name] for name in reversed(names) if name in MAKERS), None)
-    return "trainer" if found is None and isinstance(error, MisconfigurationException) else found
+    return "trainer" if found is None and isinstance(error, _misconfigurations()) else found
 
 
 def check_types(config: DictConfig, hints: Mapping[str, Any], key: str = "") -> None:

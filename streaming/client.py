@@ -26,6 +26,7 @@ Event = dict[str, Any]
 T = TypeVar("T")
 MESSAGE = 32_000  # bytes of audio in a message
 UNSENT_S, KEPT_S = 1.0, 120.0  # of audio: what may wait to be sent, and what is kept to be sent again
+PONG_S = 120.0  # that a ping may wait behind audio, of which the kernel holds megabytes
 CONNECT_S, AGAIN_S = 10.0, 0.25  # how long a connection may take to come about; the pause before the second attempt
 
 
@@ -208,7 +209,7 @@ class AsyncClient:
                 headers = self._headers
                 async with connect(
                     self.url, additional_headers=headers, open_timeout=CONNECT_S, compression=None, max_size=2**22,
-                    **self._ssl,
+                    ping_timeout=PONG_S, **self._ssl,
                 ) as socket:  # fmt: skip
                     await self._begin(socket)
                     broken, pause = None, AGAIN_S

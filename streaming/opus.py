@@ -7,6 +7,7 @@ import numpy as np
 from speechkit.errors import InputError
 
 RATE = 48_000
+MOST_S = 120  # of audio in what is pushed at once
 CAPTURE = b"OggS"
 HEADER, LONGEST_PACKET = 27, 61_440  # bytes; RFC 6716 allows 120 ms a packet, RFC 7845 section 6 this much
 
@@ -34,8 +35,13 @@ class OggOpus:
     def push(self, data: bytes) -> np.ndarray:
         """As `Decoder.push`."""
         self._bytes += data
-        found = [samples for packet in self._packets() if len(samples := self._decoded(packet))]
-        return np.concatenate(found) if found else np.zeros(0, np.float32)
+        found, count = [np.zeros(0, np.float32)], 0
+        for packet in self._packets():
+            found.append(self._decoded(packet))
+            count += len(found[-1])
+            if count > MOST_S * RATE:  # packets of one byte may have 120 ms
+                raise InputError(f"a message holds more than {MOST_S} s of audio")
+        return np.concatenate(found)
 
     def _packets(self) -> list[bytes]:
         found: list[bytes] = []

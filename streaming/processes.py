@@ -47,7 +47,7 @@ class ProcessPool:
         meter: Meter | None = None,
     ) -> None:
         if not 1 <= count <= 256:
-            raise InputError(f"workers must be from 1 to 256, got {count}")
+            raise InputError(f"workers must be from 0 to 256, got {count}")
         self._closed = False
         self._begin: Callable[[], _Worker] = lambda: _Worker(load, max_batch, wait_ms, meter, self._ended)
         self._workers = [self._begin() for _ in range(count)]

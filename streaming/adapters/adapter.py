@@ -11,6 +11,8 @@ from speechkit.streaming.command import Command, Settings
 from speechkit.streaming.encoding import Decoder
 from speechkit.streaming.event import Event
 
+MOST_PHRASES, LONGEST_PHRASE = 1000, 200  # characters
+
 
 class RefusalError(Exception):
     """A connection ends, and why: a close code of RFC 6455, a word for programs, a sentence for people."""
@@ -129,6 +131,17 @@ def seconds(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:  # also NaN
         raise InputError(f"{name} must be a number, got {str(value)[:40]!r}")
     return float(value)
+
+
+def few(phrases: Sequence[str]) -> list[str] | None:
+    """Phrases to favour, None where there are none.
+
+    Raises:
+        InputError: they are too many, or one is too long.
+    """
+    if len(phrases) > MOST_PHRASES or any(len(phrase) > LONGEST_PHRASE for phrase in phrases):
+        raise InputError(f"there can be at most {MOST_PHRASES} phrases, of at most {LONGEST_PHRASE} characters")
+    return list(phrases) or None
 
 
 def plain(words: Sequence[Word]) -> list[dict[str, str | float]]:

@@ -11,7 +11,7 @@ from speechkit import wav
 from speechkit.asr.decoding.words import Word
 from speechkit.errors import InputError
 from speechkit.streaming import opus
-from speechkit.streaming.adapters.adapter import About, Action, Adapter, Audio, Begin, RefusalError, seconds
+from speechkit.streaming.adapters.adapter import About, Action, Adapter, Audio, Begin, RefusalError, few, seconds
 from speechkit.streaming.command import Finalize, Finish, Settings
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.endpoint import EndpointRules
@@ -40,7 +40,7 @@ class Deepgram(Adapter):
         self.interim = self._flag("interim_results")
         self.vad, self.utterances = self._flag("vad_events"), "utterance_end_ms" in query
         self.rules = self._rules(longest_s)
-        self.phrases = [_phrase(text) for name in ("keyterm", "keywords") for text in query.get(name, ())]
+        self.phrases = few([_phrase(text) for name in ("keyterm", "keywords") for text in query.get(name, ())])
         self.channels = round(self._number("channels", 1))
         self.request, self.created = secrets.token_hex(16), datetime.now(UTC).isoformat()
         self.model = ""
@@ -89,7 +89,7 @@ class Deepgram(Adapter):
 
     def _settings(self, rate: int) -> Settings:
         latency = self._number("latency_ms", -1) if "latency_ms" in self.query else None
-        return Settings(rate, latency, self.rules, self.phrases or None)
+        return Settings(rate, latency, self.rules, self.phrases)
 
     def hear(self, message: str | bytes) -> Sequence[Action]:
         """As `Adapter.hear`."""

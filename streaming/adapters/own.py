@@ -8,14 +8,26 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from speechkit.asr.transcriber import Phrases
 from speechkit.streaming import command, opus
-from speechkit.streaming.adapters.adapter import About, Action, Adapter, Audio, Begin, RefusalError, Resume, plain
+from speechkit.streaming.adapters.adapter import (
+    LONGEST_PHRASE,
+    MOST_PHRASES,
+    About,
+    Action,
+    Adapter,
+    Audio,
+    Begin,
+    RefusalError,
+    Resume,
+    plain,
+)
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, Refused, SpeechEnd, SpeechStart
 from speechkit.streaming.opus import OggOpus
 
-Wished = list[Annotated[str, Field(max_length=200)]] | dict[str, float] | None  # phrases, or their own weights too
-MOST_PHRASES = 1000
+Wished = (
+    list[Annotated[str, Field(max_length=LONGEST_PHRASE)]] | dict[str, float] | None
+)  # phrases, or their own weights too
 
 
 class Message(BaseModel):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speechkit.errors import InputError
-from speechkit.streaming.adapters.adapter import Action, Adapter, Audio, Begin, Poll, RefusalError, seconds
+from speechkit.streaming.adapters.adapter import Action, Adapter, Audio, Begin, Poll, RefusalError, few, seconds
 from speechkit.streaming.command import Finalize, Finish, Settings
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.event import Done, Event, Final, Partial
@@ -61,7 +61,7 @@ class Vosk(Adapter):
         if phrases is not None and not (isinstance(phrases, list) and all(isinstance(p, str) for p in phrases)):
             raise InputError("phrase_list must be a list of texts")
         given = [phrase for phrase in phrases or [] if phrase != "[unk]"]
-        return (Begin(Settings(rate=round(rate), phrases=given or None), Pcm(cut=True)),)
+        return (Begin(Settings(rate=round(rate), phrases=few(given)), Pcm(cut=True)),)
 
     def tell(self, number: int, event: Event) -> Sequence[str]:
         """Keeps what `polled` says; the answer to ``eof`` comes with the end."""

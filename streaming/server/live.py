@@ -14,7 +14,7 @@ import numpy as np
 from speechkit.errors import InputError
 from speechkit.streaming.adapters.adapter import RefusalError
 from speechkit.streaming.command import Command, Finish, Settings
-from speechkit.streaming.encoding import Decoder
+from speechkit.streaming.encoding import Decoder, Pcm
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.event import Done, Event, Final, Partial
 from speechkit.streaming.pool import Handle, LostError, Pool
@@ -108,7 +108,8 @@ class Live:
     async def push(self, data: bytes) -> None:
         """Hands over audio when there is room; raises RefusalError where it is too much, InputError where broken."""
         async with self.order:
-            samples = self.decoder.push(data)
+            plain = isinstance(self.decoder, Pcm)
+            samples = self.decoder.push(data) if plain else await asyncio.to_thread(self.decoder.push, data)
             self.received += len(data)
             await self.feed(samples)
 
@@ -274,7 +275,7 @@ class Hall:
             self.places -= 1
             self.metrics.closed.labels(live.protocol, reason).inc()
             say("stream_ended", session=live.label, reason=reason, seconds=round(live._samples / live.rate, 3))
-        if not keep:
+        if not keep or len(self.lives) > 2 * self.limits.streams:
             live.over = True
             live.changed.set()
             self.lives.pop(live.id, None)

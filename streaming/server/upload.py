@@ -141,7 +141,11 @@ class Uploads:
 
         async def limited() -> Any:
             nonlocal come
-            message = await request.receive()
+            try:
+                async with asyncio.timeout(self.limits.idle_s):
+                    message = await request.receive()
+            except TimeoutError:
+                raise RequestError(408, "idle", f"nothing came in {self.limits.idle_s:g} s") from None
             come += len(message.get("body", b""))
             if come > most:
                 raise too_much
