@@ -50,8 +50,10 @@ def building(key: str) -> Iterator[None]:
     except InstantiationException as error:
         deeper = re.search(r"full_key: (\S+)", str(error))
         raise refusal(deeper[1] if deeper else key, error.__cause__ or error) from error
-    except (ValueError, TypeError, *_misconfigurations()) as error:
-        raise refusal(key, error) from error
+    except Exception as error:
+        if isinstance(error, (ValueError, TypeError, *_misconfigurations())):
+            raise refusal(key, error) from error
+        raise
 
 
 def _misconfigurations() -> tuple[type[Exception], ...]:
