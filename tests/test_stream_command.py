@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from speechkit.cli import main
-from speechkit.streaming.client import Client, ServerError
+from speechkit.streaming.blocking_client import Client
+from speechkit.streaming.client import ServerError
 from speechkit.streaming.engine import Engine
 from tests.asr.tiny import babble
 from tests.server.serving import TOKEN, Running, heard, make_engine, serving
