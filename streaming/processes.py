@@ -76,11 +76,6 @@ class ProcessPool:
         """As `Pool.alive`."""
         return sum(worker.ready for worker in self._workers)
 
-    @property
-    def pids(self) -> list[int]:
-        """Of the processes."""
-        return [worker.process.pid or 0 for worker in self._workers]
-
     def _ended(self, worker: "_Worker") -> None:
         """Starts another one in the place of a worker that died; in that worker's own thread."""
         if self._closed or worker not in self._workers:

@@ -63,12 +63,8 @@ class Application:
             "/v1/realtime": lambda _: OpenAIRealtime(longest, name),
             "/vosk": lambda _: Vosk(rate),
             "/sherpa": lambda _: Sherpa(rate),
-            "/": lambda _: self.root(),
+            "/": lambda _: Rooted(rate),  # where the clients of Vosk and sherpa-onnx look for their servers
         }
-
-    def root(self) -> Adapter:
-        """What is spoken at the root, where the clients of Vosk and sherpa-onnx look for their servers."""
-        return Rooted(self.hall.model.rate)
 
     def _endpoint(self, make: Make) -> Callable[[WebSocket], Any]:
         async def endpoint(websocket: WebSocket) -> None:

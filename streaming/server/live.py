@@ -60,7 +60,7 @@ class Live:
         self.number = 0  # of the last event
         self.history: deque[tuple[int, Event]] = deque()
         self.error: Exception | None = None
-        self.finishing = self.over = self.lost = False
+        self.finishing = self.over = False
         self.changed = asyncio.Event()
         self.handle: Handle | None = None
         self.attached: object | None = None  # the connection that it belongs to
