@@ -149,6 +149,8 @@ class Connection:
 
     def _lose(self) -> None:
         """Another connection has the session."""
+        if self.live is not None:
+            self.live.told_to = None
         self.live = None
         if self._writer is not None:
             self._writer.cancel()
@@ -156,6 +158,7 @@ class Connection:
     # What the session says.
 
     async def _write(self, live: Live, reader: "asyncio.Task[Any] | None") -> None:
+        live.told_to = self.told
         try:
             await self._tell_all(live)
         except RefusalError as refusal:
@@ -163,6 +166,9 @@ class Connection:
             await self._refuse(refusal)
         except _DeafError:
             return  # the reader sees it too, and the client may come back
+        finally:
+            if live.attached in (self, None):  # nobody else has it by now
+                live.told_to = None
         self.over = True
         if reader is not None:
             reader.cancel()
@@ -170,9 +176,11 @@ class Connection:
     async def _tell_all(self, live: Live) -> None:
         while True:
             live.changed.clear()
+            live.check(self.told)
             for number, event in live.since(self.told):
                 self.told = number
                 await self._send(self.adapter.tell(number, event))
+                live.told_to = number
                 if isinstance(event, Done):
                     self.hall.end(live, "done")
                     await self._close(1001 if self.hall.draining else 1000, "")

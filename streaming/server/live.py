@@ -58,6 +58,8 @@ class Live:
         self.label = hashlib.sha256(self.id.encode()).hexdigest()[:12]  # for logs: the id itself is a secret
         self.received = 0  # bytes of audio
         self.number = 0  # of the last event
+        self.dropped = 0  # number of the last event that says something and is kept no more
+        self.told_to: int | None = None  # number of the last event that was sent; None while nobody listens
         self.history: deque[tuple[int, Event]] = deque()
         self.error: Exception | None = None
         self.finishing = self.over = False
@@ -132,8 +134,18 @@ class Live:
             self.handle.push(piece)
 
     async def _room(self) -> None:
-        while self.handle is not None and not self.over and self.handle.waiting_s > self.hall.limits.waiting_s:
+        while self.handle is not None and not self.over and (self._full(self.handle) or self._untold()):
             await asyncio.sleep(POLL_S)
+
+    def _full(self, handle: Handle) -> bool:
+        return handle.waiting_s > self.hall.limits.waiting_s
+
+    def _done_with(self, number: int) -> bool:
+        return self.told_to is None or number <= self.told_to
+
+    def _untold(self) -> bool:
+        """Whether whoever listens is so far behind that what comes next could not be kept."""
+        return self.told_to is not None and len(self.since(self.told_to)) > self.hall.limits.history // 2
 
     async def ask(self, command: Command) -> None:
         """Asks the session for something, later where too much was asked for just now."""
@@ -164,8 +176,8 @@ class Live:
             if isinstance(event, Partial | Final):  # the partials before it say nothing more
                 self.history = deque(item for item in self.history if not isinstance(item[1], Partial))
             self.history.append((self.number, event))
-            if len(self.history) > self.hall.limits.history:
-                self.history.popleft()
+            while len(self.history) > self.hall.limits.history and self._done_with(self.history[0][0]):
+                self.dropped = self.history.popleft()[0]
         self.error = error
         if error is not None or (events and isinstance(events[-1], Done)):
             self.over = True
@@ -191,6 +203,13 @@ class Live:
     def since(self, number: int) -> list[tuple[int, Event]]:
         """Events after a number."""
         return [item for item in self.history if item[0] > number]
+
+    def check(self, number: int) -> None:
+        """Raises RefusalError where the events after a number are not all there."""
+        if not self.dropped <= number <= self.number:
+            raise RefusalError(
+                1008, "lost_events", f"the events after number {number} are not kept any more: begin anew"
+            )
 
 
 class Hall:
@@ -245,12 +264,7 @@ class Hall:
             raise RefusalError(
                 1008, "unknown_session", "there is no such session, or it was kept no longer: begin anew"
             )
-        first = live.history[0][0] if live.history else live.number + 1
-        finals = [number for number, event in live.history if not isinstance(event, Partial)]
-        if after > live.number or (len(live.history) >= self.limits.history and after + 1 < (finals or [first])[0]):
-            raise RefusalError(
-                1008, "lost_events", f"the events after number {after} are not kept any more: begin anew"
-            )
+        live.check(after)
         self.metrics.resumed.inc()
         say("stream_resumed", session=live.label)
         return live

@@ -178,13 +178,13 @@ class Uploads:
     async def _events(self, session: Live, order: Order) -> AsyncIterator[Event]:
         """Everything that is said of a file, while it is read."""
         feeding = asyncio.create_task(self._feed(session, order.file))
-        number = 0
+        session.told_to = 0
         try:
             while True:
                 session.changed.clear()
-                for item in session.since(number):
-                    number = item[0]
-                    yield item[1]
+                for number, event in session.since(session.told_to):
+                    yield event
+                    session.told_to = number
                 if session.over or (feeding.done() and feeding.exception() is not None):
                     break
                 waiting = asyncio.create_task(session.changed.wait())
