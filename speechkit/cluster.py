@@ -21,7 +21,7 @@ from speechkit.streaming.server.metrics import Metrics
 OPTIONS = {
     "model": None,
     "replicas": "2",
-    "streams": "64",
+    "streams": "8",
     "threads": "1",
     "device": "cpu",
     "gpus": "0",

@@ -5,17 +5,19 @@ if __name__ == "__main__":  # Ctrl-C while all of this is imported
 
     begin()
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from speechkit.commands.loading import recogniser, use_threads
 from speechkit.configuration import entry_point, rename_words
 from speechkit.construction import built, check_types
 from speechkit.errors import InputError
+from speechkit.streaming import capacity
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.pool import Pool, ThreadPool
 from speechkit.streaming.processes import ProcessPool
@@ -44,6 +46,11 @@ def load(release: str | None, device: str, decoder: str | None, latency_ms: floa
 
 @entry_point("serve")
 def _main(config: DictConfig) -> None:
+    if not OmegaConf.is_dict(config.limits):
+        raise InputError(f"limits are set one by one, as in limits.streams=8, got limits={config.limits}")
+    measured = config.limits.get("streams", 1) is None
+    if measured:
+        config.limits.streams = 1  # until there is a model to measure
     check_types(config, OPTIONS)
     if config.log not in LEVELS:
         raise InputError(f"log must be one of {', '.join(LEVELS)}, got {config.log}")
@@ -56,6 +63,10 @@ def _main(config: DictConfig) -> None:
     loading = functools.partial(load, config.release, config.device, config.decoder, config.latency_ms, threads)
     engine, metrics = loading(), Metrics()
     model = describe(engine, config.release)
+    if measured:
+        limits = dataclasses.replace(
+            limits, streams=capacity.streams(engine, max(1, config.batch)) * max(1, config.workers)
+        )
     pool: Pool
     if config.workers:
         del engine  # each process has its own
@@ -64,7 +75,8 @@ def _main(config: DictConfig) -> None:
         pool = ThreadPool(engine, config.batch, config.wait_ms, metrics)
     application = Application(pool, model, limits, auth, metrics)
     address = Address(config.host, config.port, config.certificate, config.key)
-    serve(application.app, application.hall, address, limits, warning(address, auth))
+    notes = [f"at most {limits.streams} streams, as measured just now: limits.streams=N sets it"] * measured
+    serve(application.app, application.hall, address, limits, notes + warnings(address, auth))
 
 
 def tokens(file: str | None) -> list[str]:
@@ -86,15 +98,15 @@ def tokens(file: str | None) -> list[str]:
     return found
 
 
-def warning(address: Address, auth: Auth) -> str | None:
+def warnings(address: Address, auth: Auth) -> list[str]:
     """What is open to the world."""
     if address.host in LOCAL:
-        return None
+        return []
     if auth.open:
-        return "other machines may use this server without a token: tokens=FILE asks for one"
+        return ["warning: other machines may use this server without a token: tokens=FILE asks for one"]
     if address.certificate is None:
-        return "tokens and audio cross the network unencrypted: put TLS in front, or certificate=FILE key=FILE"
-    return None
+        return ["warning: tokens and audio cross the network unencrypted: TLS in front, or certificate=FILE key=FILE"]
+    return []
 
 
 def main() -> None:

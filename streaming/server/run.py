@@ -4,7 +4,7 @@ import asyncio
 import functools
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -157,18 +157,18 @@ def server(app: Any, hall: Hall, address: Address, limits: Limits) -> Server:
     return Server(config, hall)
 
 
-def _announce(address: Address, port: int, warning: str | None) -> None:
+def _announce(address: Address, port: int, notes: Sequence[str]) -> None:
     say("listening", host=address.host, port=port, tls=address.certificate is not None)
     host = f"[{address.host}]" if ":" in address.host else address.host
     kind = "s" if address.certificate else ""
     print(f"listening at http{kind}://{host}:{port}, streams at ws{kind}://{host}:{port}/v1/stream", flush=True)
     print(f"a page for the microphone: http{kind}://{host}:{port}/", flush=True)
-    if warning:
-        print(f"warning: {warning}", flush=True)
+    for note in notes:
+        print(note, flush=True)
 
 
-def serve(app: Any, hall: Hall, address: Address, limits: Limits, warning: str | None = None) -> None:
-    """Serves until a signal comes; says where, and what is not safe there."""
+def serve(app: Any, hall: Hall, address: Address, limits: Limits, notes: Sequence[str] = ()) -> None:
+    """Serves until a signal comes; says where, and what else is to be known."""
     try:
         listening = listen(address)
     except InputError:
@@ -176,7 +176,7 @@ def serve(app: Any, hall: Hall, address: Address, limits: Limits, warning: str |
         raise
     try:
         running = server(app, hall, address, limits)
-        running.announce = functools.partial(_announce, address, listening.getsockname()[1], warning)
+        running.announce = functools.partial(_announce, address, listening.getsockname()[1], notes)
         running.run(sockets=[listening])
     finally:
         listening.close()

@@ -158,6 +158,7 @@ def test_bad_options_are_refused_in_a_sentence(
             ("batch=0",): "max_batch must be",
             ("limits.streams=0",): "limits.streams must be over 0",
             ("limits.colour=red",): "colour",
+            ("limits=null",): "limits are set one by one",
             ("log=loud",): "log must be one of",
             ("latency_ms=-1",): "look-ahead",
         }
