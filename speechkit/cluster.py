@@ -15,7 +15,6 @@ from speechkit.streaming.server.app import Application
 from speechkit.streaming.server.auth import Auth
 from speechkit.streaming.server.limits import Limits
 from speechkit.streaming.server.live import describe
-from speechkit.streaming.server.log import set_up
 from speechkit.streaming.server.metrics import Metrics
 
 OPTIONS = {
@@ -65,7 +64,6 @@ def app(options: dict[str, str]) -> Any:
 
 def replica(model: str | None, device: str, threads: int, limits: Limits, known: list[str]) -> Any:
     """The ASGI application of one replica, which loads its model."""
-    set_up()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     engine, metrics = load(model, device, None, None, threads), Metrics()
     pool = ThreadPool(engine, meter=metrics)

@@ -33,13 +33,20 @@ LEVELS = ("debug", "info", "warning", "error")
 LOCAL = ("127.0.0.1", "localhost", "::1")
 OPTIONS: dict[str, Any] = {
     "release": str | None, "device": str, "decoder": str | None, "latency_ms": float | None, "host": str, "port": int,
-    "certificate": str | None, "key": str | None, "tokens": str | None, "log": str, "workers": int,
+    "certificate": str | None, "key": str | None, "tokens": str | None, "log": str, "log_text": bool, "workers": int,
     "threads": int | None, "batch": int, "wait_ms": float,
 }  # fmt: skip
 
 
-def load(release: str | None, device: str, decoder: str | None, latency_ms: float | None, threads: int) -> Engine:
-    """The engine of a worker; raises InputError where there is no such model, decoder or look-ahead."""
+def load(
+    release: str | None, device: str, decoder: str | None, latency_ms: float | None, threads: int, log: str = "info"
+) -> Engine:
+    """The engine of a worker, whose log is set up too.
+
+    Raises:
+        InputError: there is no such model, decoder or look-ahead.
+    """
+    set_up(log)
     use_threads(threads)
     return Engine(recogniser(release, device), decoder, latency_ms)
 
@@ -58,9 +65,10 @@ def _main(config: DictConfig) -> None:
         raise InputError("TLS takes both certificate=FILE and key=FILE")
     limits: Limits = built(config, "limits")
     auth = Auth(tokens(config.tokens))
-    set_up(config.log)
     threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, config.workers))
-    loading = functools.partial(load, config.release, config.device, config.decoder, config.latency_ms, threads)
+    loading = functools.partial(
+        load, config.release, config.device, config.decoder, config.latency_ms, threads, config.log
+    )
     engine, metrics = loading(), Metrics()
     model = describe(engine, config.release)
     if measured:
@@ -74,6 +82,7 @@ def _main(config: DictConfig) -> None:
     else:
         pool = ThreadPool(engine, config.batch, config.wait_ms, metrics)
     application = Application(pool, model, limits, auth, metrics)
+    application.hall.log_text = config.log_text
     address = Address(config.host, config.port, config.certificate, config.key)
     notes = [f"at most {limits.streams} streams, as measured just now: limits.streams=N sets it"] * measured
     serve(application.app, application.hall, address, limits, notes + warnings(address, auth))

@@ -22,7 +22,7 @@ class Meter(Protocol):
     """What is measured of every call of the model."""
 
     def stepped(self, batch: int, failed: int, seconds: float, waited: Sequence[float]) -> None:
-        """A call for so many sessions, for how many it failed, how long it took, how long each had been ready (s)."""
+        """A call for so many sessions, for how many it failed, its seconds, and for how many each one had waited."""
         ...
 
 
@@ -40,16 +40,17 @@ class Feed:
     ) -> None:
         self.session, self.tell = session, tell
         self._batcher = batcher
-        self._inbox: deque[np.ndarray | Command] = deque()
+        self._inbox: deque[tuple[float, np.ndarray | Command]] = deque()  # with the time at which each came
         self._pushed = 0  # samples in the inbox
-        self.ready_at: float | None = None
+        self.came_at = 0.0  # what was taken in last
+        self.ready_at: float | None = None  # since when it waits for its turn
         self.over = False
 
     def push(self, samples: np.ndarray) -> None:
         """Hands over (samples,) at the session's rate."""
         with self._batcher.changed:
             if not self.over:
-                self._inbox.append(samples)
+                self._inbox.append((time.monotonic(), samples))
                 self._pushed += len(samples)
                 self._batcher.changed.notify()
 
@@ -57,7 +58,7 @@ class Feed:
         """Has a command done to the session after all that was handed over before."""
         with self._batcher.changed:
             if not self.over:
-                self._inbox.append(command)
+                self._inbox.append((time.monotonic(), command))
                 self._batcher.changed.notify()
 
     def waiting(self, rate: int) -> float:
@@ -70,22 +71,24 @@ class Feed:
             with self._batcher.changed:
                 if not self._inbox:
                     return
-                item = self._inbox.popleft()
+                self.came_at, item = self._inbox.popleft()
             if callable(item):
                 item(self.session)
-                continue
-            self.session.push(item)
-            with self._batcher.changed:  # only now, so that what waits is never more than it seems
-                self._pushed -= len(item)
+            else:
+                self.session.push(item)
+                with self._batcher.changed:  # only now, so that what waits is never more than it seems
+                    self._pushed -= len(item)
+            if self.ready_at is None and self.session.ready:
+                self.ready_at = self.came_at
 
 
 class Batcher:
     """Steps sessions in a thread until it is closed.
 
     Args:
-        engine: the model; nobody else may use it meanwhile.
+        engine: the model; its `step` is called in the thread alone.
         max_batch: sessions in a call.
-        wait_ms: how long a call waits for more sessions, once one is ready and the call is not full.
+        wait_ms: how long a call waits for more sessions, from when what makes the first one ready has come.
         meter: measures.
     """
 
@@ -98,6 +101,7 @@ class Batcher:
         self.changed = threading.Condition()
         self._feeds: list[Feed] = []
         self._closed = False
+        self.stepping_since: float | None = None  # when the call under way began
         self._thread = threading.Thread(target=self._run, name="speechkit-batcher", daemon=True)
         self._thread.start()
 
@@ -132,15 +136,16 @@ class Batcher:
     def _run(self) -> None:
         while True:
             with self.changed:
-                while not self._closed and not self._due():
-                    self.changed.wait(timeout=None if not self._ready() else self.wait_s)
+                while not self._closed and not any(feed._inbox for feed in self._feeds) and self._pause() != 0:
+                    self.changed.wait(self._pause())
                 if self._closed:
                     return
                 feeds = list(self._feeds)
             for feed in feeds:
                 self._take_in(feed)
-            ready = sorted((feed for feed in feeds if feed.ready_at is not None), key=lambda feed: feed.ready_at or 0.0)
-            self._step(ready[: self.max_batch])
+            if self._pause() == 0:
+                ready = [feed for feed in feeds if feed.ready_at is not None and not feed.over]
+                self._step(sorted(ready, key=lambda feed: feed.ready_at or 0.0)[: self.max_batch])
 
     def _take_in(self, feed: Feed) -> None:
         try:
@@ -149,31 +154,27 @@ class Batcher:
             self._end(feed, error)
             return
         self._tell(feed, feed.session.events(), None)
-        if feed.ready_at is None and feed.session.ready:
-            feed.ready_at = time.monotonic()
 
-    def _ready(self) -> bool:
-        return any(feed.ready_at is not None for feed in self._feeds)
-
-    def _due(self) -> bool:
-        """Whether there is something to take in, or a call that is full or has waited long enough."""
-        if any(feed._inbox for feed in self._feeds):
-            return True
-        since = [feed.ready_at for feed in self._feeds if feed.ready_at is not None]
-        if not since:
-            return False
-        everyone = len(since) == len(self._feeds)
-        return everyone or len(since) >= self.max_batch or time.monotonic() - min(since) >= self.wait_s
+    def _pause(self) -> float | None:
+        """Seconds until a call is due, 0 where it is: full, with everybody, or long enough waited for; else None."""
+        with self.changed:
+            since = [feed.ready_at for feed in self._feeds if feed.ready_at is not None]
+            if not since:
+                return None
+            if len(since) >= min(self.max_batch, len(self._feeds)):
+                return 0
+            return max(0.0, min(since) + self.wait_s - time.monotonic())
 
     def _step(self, feeds: Sequence[Feed]) -> None:
         if not feeds:
             return
-        begin = time.monotonic()
-        waited = [begin - (feed.ready_at or begin) for feed in feeds]
+        begin = self.stepping_since = time.monotonic()
+        waited = [begin - min(feed.came_at, feed.ready_at or begin) for feed in feeds]
         try:
             failed = self.engine.step([feed.session for feed in feeds])
         except Exception as error:  # whatever it is, the thread goes on
             failed = {feed.session: error for feed in feeds}
+        self.stepping_since = None
         if self.meter is not None:
             self.meter.stepped(len(feeds), len(failed), time.monotonic() - begin, waited)
         for feed in feeds:

@@ -279,11 +279,13 @@ class AsyncClient:
             await socket.send(payload)
             async with self._changed:
                 self._sent = item.end
+                self._forget()
                 self._changed.notify_all()
 
-    def _forget(self, event: Event) -> None:
+    def _forget(self, event: Event | None = None) -> None:
         """Drops what the server has heard for certain, or what is too old to be kept."""
-        heard = max(float(event.get("end_s") or 0), float(event.get("at_s") or 0)) - 1.0
+        told = event or {}
+        heard = max(float(told.get("end_s") or 0), float(told.get("at_s") or 0)) - 1.0
         safe = max(heard * self._second, self._sent - KEPT_S * self._second)
         while self._next > 0 and self._items and self._items[0].end <= safe:
             self._forgotten = self._items.popleft().end

@@ -108,8 +108,7 @@ class Engine:
         """
         failed: dict[Session, Exception] = {}
         for context in dict.fromkeys(session.context for session in sessions):
-            group = [session for session in sessions if session.context == context]
-            work = [session.take() for session in group]
+            group, work = self._taken([session for session in sessions if session.context == context], failed)
             for session, found in zip(group, self._tried(context, group, work), strict=True):
                 try:
                     if isinstance(found, Exception):
@@ -120,10 +119,24 @@ class Engine:
                     failed[session] = error
         return failed
 
+    def _taken(
+        self, sessions: Sequence["Session"], failed: "dict[Session, Exception]"
+    ) -> "tuple[list[Session], list[Work]]":
+        """Those that gave work, and it; the others are noted as failed."""
+        work = {}
+        for session in sessions:
+            try:
+                work[session] = session.take()
+            except Exception as error:
+                failed[session] = error
+        return list(work), list(work.values())
+
     def _tried(
         self, context: Context, sessions: Sequence["Session"], work: Sequence["Work"]
     ) -> "Sequence[Result | Exception]":
         """Results of all in one call; where it fails, those of each alone or why it has none. No session is changed."""
+        if not sessions:
+            return []
         try:
             return self._call(context, sessions, work)
         except Exception as error:

@@ -69,20 +69,20 @@ class ThreadPool:
 
     def __init__(self, engine: Engine, max_batch: int = 32, wait_ms: float = 5.0, meter: Meter | None = None) -> None:
         self.engine = engine
-        self._batcher = Batcher(engine, max_batch, wait_ms, meter)
+        self.batcher = Batcher(engine, max_batch, wait_ms, meter)
 
     def open(self, settings: Settings, tell: Tell) -> Handle:
         """As `Pool.open`."""
-        return _Fed(self._batcher, settings, tell)
+        return _Fed(self.batcher, settings, tell)
 
     def close(self) -> None:
         """As `Pool.close`."""
-        self._batcher.close()
+        self.batcher.close()
 
     @property
     def alive(self) -> int:
         """As `Pool.alive`."""
-        return int(self._batcher.alive)
+        return int(self.batcher.alive)
 
 
 class _Fed:

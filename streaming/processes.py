@@ -3,6 +3,7 @@
 import itertools
 import logging
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from speechkit.errors import InputError
-from speechkit.streaming.batcher import Meter
+from speechkit.streaming.batcher import Batcher, Meter
 from speechkit.streaming.command import Command, Settings
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.event import Event
 from speechkit.streaming.pool import Handle, LostError, Tell, ThreadPool
 
 log = logging.getLogger(__name__)
+BROKEN = 5  # calls in a row that fail for all of their streams
+HUNG = 70  # exit code
 START_S, OPEN_S, AGAIN_S = 300.0, 10.0, 1.0  # how long a start and an opening may take; before a dead one starts again
 
 
@@ -34,6 +37,10 @@ class ProcessPool:
         wait_ms: as in `Batcher`.
         meter: measures the calls of all.
 
+        hang_s: a call of the model that takes longer ends its process.
+
+    A process whose model fails for all streams of `BROKEN` calls in a row ends too; another one takes its place.
+
     Raises:
         InputError: what `load` raised.
     """
@@ -45,11 +52,12 @@ class ProcessPool:
         max_batch: int = 32,
         wait_ms: float = 5.0,
         meter: Meter | None = None,
+        hang_s: float = 60.0,
     ) -> None:
         if not 1 <= count <= 256:
             raise InputError(f"workers must be from 0 to 256, got {count}")
         self._closed = False
-        self._begin: Callable[[], _Worker] = lambda: _Worker(load, max_batch, wait_ms, meter, self._ended)
+        self._begin: Callable[[], _Worker] = lambda: _Worker((load, max_batch, wait_ms, hang_s), meter, self._ended)
         self._workers = [self._begin() for _ in range(count)]
         try:
             for worker in self._workers:
@@ -91,9 +99,7 @@ class _Worker:
 
     def __init__(
         self,
-        load: Callable[[], Engine],
-        max_batch: int,
-        wait_ms: float,
+        work: tuple[Callable[[], Engine], int, float, float],
         meter: Meter | None,
         ended: Callable[["_Worker"], None],
     ) -> None:
@@ -103,9 +109,10 @@ class _Worker:
         self._up = threading.Event()
         self._failure: Exception | None = None
         self.gone = False
+        self._failing = 0  # calls in a row that failed for all of their streams
         context = multiprocessing.get_context("spawn")  # a process with threads must not be forked
         self._pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, load, max_batch, wait_ms), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, *work), daemon=True)
         self.process.start()
         theirs.close()
         self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -198,6 +205,9 @@ class _Worker:
             case "stepped":
                 if self.meter is not None:
                     self.meter.stepped(*values)
+                self._failing = self._failing + 1 if values[0] == values[1] else 0
+                if self._failing >= BROKEN:
+                    self.process.kill()
 
 
 class _Remote:
@@ -240,7 +250,17 @@ class _Reporter:
         self.send(("heard", {n: (come[0], handle.waiting_s) for n, (handle, come) in list(self.handles.items())}))
 
 
-def _work(pipe: Connection, load: Callable[[], Engine], max_batch: int, wait_ms: float) -> None:
+def _watch(batcher: Batcher, hang_s: float) -> None:
+    """Ends the process when a call of the model does not end."""
+    while True:
+        time.sleep(hang_s / 4)
+        since = batcher.stepping_since
+        if since is not None and time.monotonic() - since > hang_s:
+            log.error("a call of the model has not ended for %g s: this worker ends", hang_s)
+            os._exit(HUNG)
+
+
+def _work(pipe: Connection, load: Callable[[], Engine], max_batch: int, wait_ms: float, hang_s: float) -> None:
     """The process: does what comes through the pipe until it is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # of a terminal these come to all; the parent says when it is over
@@ -256,6 +276,7 @@ def _work(pipe: Connection, load: Callable[[], Engine], max_batch: int, wait_ms:
     except Exception as error:
         send(("up", error if isinstance(error, InputError) else RuntimeError(repr(error))))
         return
+    threading.Thread(target=_watch, args=(pool.batcher, hang_s), daemon=True).start()
     send(("up", None))
     try:
         while True:

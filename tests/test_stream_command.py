@@ -1,8 +1,14 @@
 """`speechkit stream` and the clients, against a server in this process."""
 
 import json
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +16,10 @@ import soundfile
 
 from speechkit.cli import main
 from speechkit.streaming.blocking_client import Client
-from speechkit.streaming.client import ServerError
+from speechkit.streaming.client import KEPT_S, ServerError
 from speechkit.streaming.engine import Engine
 from tests.asr.tiny import babble
-from tests.server.serving import TOKEN, Running, heard, make_engine, serving
+from tests.server.serving import NO_RULES, TOKEN, Running, eventually, heard, make_engine, pcm, serving
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +112,45 @@ def test_a_refusal_is_an_error_with_a_code(running: Running) -> None:
     with pytest.raises(ServerError) as refused, Client(running.url, token=TOKEN, options={"hotwords": ["xyz"]}):
         pass
     assert refused.value.code == "bad_input"
+
+
+class FakeMicrophone:
+    """sounddevice, with a recording for a microphone; Ctrl-C comes when all of it was heard."""
+
+    PortAudioError = OSError
+
+    def __init__(self, wave: np.ndarray) -> None:
+        self.pieces = np.array_split(wave, 30)
+
+    def query_devices(self, kind: str) -> dict[str, float]:
+        assert kind == "input"
+        return {"default_samplerate": 16_000.0}
+
+    @contextmanager
+    def RawInputStream(self, rate: int, size: int, **options: Any) -> Iterator[None]:  # noqa: N802
+        def speak() -> None:
+            for piece in self.pieces:
+                options["callback"](pcm(piece))
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Timer(0.1, speak).start()
+        yield
+
+
+def test_ctrl_c_ends_the_microphone_with_its_last_words(
+    running: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = babble(3, seed=21)
+    monkeypatch.setenv("SPEECHKIT_TOKEN", TOKEN)
+    monkeypatch.setitem(sys.modules, "sounddevice", FakeMicrophone(wave))
+    assert command("--mic", "--no-segments", "--url", running.url) == 0
+    assert capsys.readouterr().out == running.text(heard(wave)) + "\n"
+
+
+def test_a_client_keeps_little_of_what_was_sent_though_nothing_is_said(running: Running) -> None:
+    with Client(running.url, token=TOKEN, options={"endpoint": NO_RULES}) as client:
+        for _ in range(20):
+            client.send(np.zeros(16_000, np.float32))
+        inner = client._client
+        assert eventually(lambda: sum(len(item.payload) for item in inner._items) <= (KEPT_S + 1) * 32_000)
+        assert client.finish()[-1]["type"] == "done"

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -141,13 +143,32 @@ def _microphone() -> _Source:
         raise InputError(f"there is no microphone: {error}") from None
 
     async def pieces() -> AsyncIterator[bytes]:
-        loop, queue = asyncio.get_running_loop(), asyncio.Queue[bytes]()
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[bytes | None]()
 
         def heard(data: Any, *_: object) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, bytes(data))
 
-        with sounddevice.RawInputStream(rate, round(PIECE_S * rate), channels=1, dtype="int16", callback=heard):
-            while True:
-                yield await queue.get()
+        recording = sounddevice.RawInputStream(rate, round(PIECE_S * rate), channels=1, dtype="int16", callback=heard)
+        with recording, _until_ctrl_c(lambda: queue.put_nowait(None)):
+            while (piece := await queue.get()) is not None:
+                yield piece
 
     return _Source(rate, "s16le", pieces())
+
+
+@contextmanager
+def _until_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
+    """Calls `stop` at the first Ctrl-C, so that the last words are still heard; the second one ends the command."""
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        stop()
+
+    with suppress(NotImplementedError):  # on Windows Ctrl-C ends the command at once
+        loop.add_signal_handler(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        with suppress(NotImplementedError):
+            loop.remove_signal_handler(signal.SIGINT)

@@ -1,6 +1,7 @@
 """The application: where each protocol is found, who is let in, health and metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -45,7 +46,7 @@ class Application:
     def __init__(self, pool: Pool, model: Model, limits: Limits, auth: Auth, metrics: Metrics) -> None:
         self.hall = Hall(pool, model, limits, metrics)
         self.auth, self.limits, self.metrics = auth, limits, metrics
-        self.app = FastAPI(title="speechkit", docs_url=None, redoc_url=None, openapi_url=None)
+        self.app = FastAPI(title="speechkit", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._lifespan)
         self.app.add_api_route("/health", self._health, methods=["GET"])
         self.app.add_api_route("/ready", self._ready, methods=["GET"])
         self.app.add_api_route("/metrics", self._metrics, methods=["GET"])
@@ -65,6 +66,13 @@ class Application:
             "/sherpa": lambda _: Sherpa(rate),
             "/": lambda _: Rooted(rate),  # where the clients of Vosk and sherpa-onnx look for their servers
         }
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        """Where somebody else runs the application: streams end with their results when it is to stop."""
+        yield
+        await self.hall.drain()
+        self.hall.pool.close()
 
     def _endpoint(self, make: Make) -> Callable[[WebSocket], Any]:
         async def endpoint(websocket: WebSocket) -> None:

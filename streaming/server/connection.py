@@ -205,7 +205,8 @@ class Connection:
 
     async def _refuse(self, refusal: RefusalError) -> None:
         self.hall.metrics.refused.labels(refusal.code).inc()
-        say("connection_refused", 30, code=refusal.code, reason=refusal.message)
+        label = self.live.label if self.live is not None else None
+        say("connection_refused", 30, session=label, code=refusal.code)  # its sentence may quote the client
         if refusal.code == "slow":
             self._abort()  # what was sent is not read, and neither would be a farewell
             return

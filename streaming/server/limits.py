@@ -14,7 +14,7 @@ class Limits:
     """
 
     streams: int = 64  # at once, those that wait to be resumed included
-    message_bytes: int = 65_536  # of a websocket message
+    message_bytes: int = 262_144  # of a websocket message
     waiting_s: float = 2.0  # of audio that a stream may have waiting; no more is read from its socket then
     idle_s: float = 30.0  # without a message
     send_s: float = 10.0  # that a client may take to read what it was sent

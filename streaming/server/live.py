@@ -6,6 +6,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class Model:
     rate: int
     latencies_ms: tuple[float, ...]
     default_ms: float
+    chunk_s: float = 0.0  # audio of the longest call
 
     def latency_ms(self, wanted: float | None) -> float:
         """The longest look-ahead that is not over the wanted one; the shortest where none is."""
@@ -44,9 +46,10 @@ class Model:
 def describe(engine: Engine, release: str | None) -> Model:
     """The model of an engine."""
     name = Path(release).name if release else "default"
-    return Model(
-        name, engine.rate, tuple(engine.transcriber.latencies_ms), engine.model.latency_ms(engine.context(None))
-    )
+    modules = [engine.module(engine.context(ms)) for ms in engine.transcriber.latencies_ms]
+    longest = max(max(module.first, module.chunk) for module in modules) / engine.rate
+    default = engine.model.latency_ms(engine.context(None))
+    return Model(name, engine.rate, tuple(engine.transcriber.latencies_ms), default, longest)
 
 
 class Live:
@@ -138,7 +141,7 @@ class Live:
             await asyncio.sleep(POLL_S)
 
     def _full(self, handle: Handle) -> bool:
-        return handle.waiting_s > self.hall.limits.waiting_s
+        return handle.waiting_s > max(self.hall.limits.waiting_s, self.hall.model.chunk_s)
 
     def _done_with(self, number: int) -> bool:
         return self.told_to is None or number <= self.told_to
@@ -155,6 +158,8 @@ class Live:
             self._wished_at = now
             if self._wishes > WISHES:
                 await asyncio.sleep((self._wishes - WISHES) / WISHES_HZ)
+            while self.handle is not None and not self.over and self._untold():
+                await asyncio.sleep(POLL_S)
             self.do(command)
 
     def do(self, command: Command) -> None:
@@ -173,6 +178,8 @@ class Live:
         for event in events:
             self.number += 1
             self._measure(event, now)
+            if self.hall.log_text and isinstance(event, Final):
+                say("final", session=self.label, text=event.text)
             if isinstance(event, Partial | Final):  # the partials before it say nothing more
                 self.history = deque(item for item in self.history if not isinstance(item[1], Partial))
             self.history.append((self.number, event))
@@ -228,6 +235,8 @@ class Hall:
         self.lives: dict[str, Live] = {}
         self.places = 0  # taken: connections that have no session yet, and sessions
         self.draining = False
+        self.log_text = False  # whether what is said is logged
+        self._opening = ThreadPoolExecutor(8, "speechkit-open")  # a worker that hangs holds nothing else up
         metrics.gauge("streams", "Streams that are open, those that wait to be resumed included.", lambda: self.places)
         metrics.gauge("workers", "Workers that can take streams.", lambda: self.pool.alive)
 
@@ -249,7 +258,7 @@ class Hall:
         def tell(events: list[Event], error: Exception | None) -> None:
             loop.call_soon_threadsafe(live.told, events, error)
 
-        live.handle = await loop.run_in_executor(None, self.pool.open, settings, tell)
+        live.handle = await loop.run_in_executor(self._opening, self.pool.open, settings, tell)
         self.lives[live.id] = live
         self.metrics.opened.labels(protocol).inc()
         say("stream_opened", session=live.label, protocol=protocol, rate=live.rate, latency_ms=live.latency_ms)

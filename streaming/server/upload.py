@@ -2,8 +2,8 @@
 
 import asyncio
 import functools
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -12,23 +12,22 @@ from fastapi import FastAPI
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from speechkit import audio
-from speechkit.asr.captions import cues, srt, vtt
-from speechkit.asr.decoding.words import Word
 from speechkit.errors import InputError
 from speechkit.reader import open_source
 from speechkit.streaming.adapters.adapter import RefusalError
 from speechkit.streaming.command import Finish, Settings
 from speechkit.streaming.encoding import Pcm
-from speechkit.streaming.event import Event, Final, Partial
+from speechkit.streaming.event import Done, Event, Final, Partial
 from speechkit.streaming.pool import LostError
+from speechkit.streaming.server.answers import FORMATS, answer, server_sent
 from speechkit.streaming.server.auth import Auth
 from speechkit.streaming.server.live import Hall, Live
 
-FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
+LEAST_RATE = 8_000  # bytes a second: whoever sends less holds a place for nothing
 TYPES = {401: "invalid_request_error", 503: "server_error", 500: "server_error"}
 
 
@@ -103,9 +102,11 @@ class Uploads:
             await asyncio.to_thread(self._check_length, order.file)
             session = await self._open()
             if order.stream:
-                return _Told(self._told(session, order), functools.partial(self._finish, session, form))
+                finish = functools.partial(self._finish, session, form)
+                return _Told(self._told(session, order), finish, self.limits.send_s)
             try:
-                return _response(await self._finals(session, order, request), order)
+                finals, seconds = await self._finals(session, order, request)
+                return answer(finals, seconds, order.shape, order.words)
             finally:
                 await self._finish(session, form)
         except LostError as lost:
@@ -137,7 +138,7 @@ class Uploads:
             raise too_much
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise RequestError(400, "bad_request", "the request must be multipart/form-data with a part `file`")
-        come = 0
+        come, begin = 0, time.monotonic()
 
         async def limited() -> Any:
             nonlocal come
@@ -149,6 +150,8 @@ class Uploads:
             come += len(message.get("body", b""))
             if come > most:
                 raise too_much
+            if time.monotonic() - begin > self.limits.idle_s + come / LEAST_RATE:
+                raise RequestError(408, "slow", f"less than {LEAST_RATE} bytes a second came")
             return message
 
         try:
@@ -209,14 +212,18 @@ class Uploads:
                 raise RequestError(503, "draining", "this server is about to stop: try another one")
         session.do(Finish())
 
-    async def _finals(self, session: Live, order: Order, request: Request) -> list[Final]:
+    async def _finals(self, session: Live, order: Order, request: Request) -> tuple[list[Final], float]:
+        """All that was said, and how long the file is in seconds."""
         finals: list[Final] = []
+        seconds = 0.0
         async for event in self._events(session, order):
             if isinstance(event, Final):
                 finals.append(event)
+            if isinstance(event, Done):
+                seconds = event.seconds
             if await request.is_disconnected():
                 raise RequestError(400, "left", "the client left")
-        return finals
+        return finals, seconds
 
     async def _told(self, session: Live, order: Order) -> AsyncIterator[str]:
         """Server-sent events."""
@@ -228,26 +235,30 @@ class Uploads:
                     new, said = event.text[len(said) :], event.text
                     lead = " " if texts and said == new and new else ""
                     if new:
-                        yield _sse("transcript.text.delta", delta=lead + new)
+                        yield server_sent("transcript.text.delta", delta=lead + new)
                     if isinstance(event, Final):
                         texts.append(event.text)
                         said = ""
-            yield _sse("transcript.text.done", text=" ".join(texts))
+            yield server_sent("transcript.text.done", text=" ".join(texts))
         except (RequestError, InputError, LostError, RefusalError) as broken:
             code = broken.code if isinstance(broken, RequestError | RefusalError) else "bad_audio"
-            yield _sse("error", error={"message": str(broken), "type": "invalid_request_error", "code": code})
+            yield server_sent("error", error={"message": str(broken), "type": "invalid_request_error", "code": code})
 
 
 class _Told(StreamingResponse):
     """Server-sent events, with something to be done after them, also where nobody was there to take the first."""
 
-    def __init__(self, told: AsyncIterator[str], finish: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, told: AsyncIterator[str], finish: Callable[[], Awaitable[None]], send_s: float) -> None:
         super().__init__(told, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        self._finish = finish
+        self._finish, self._send_s = finish, send_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def limited(message: Message) -> None:
+            async with asyncio.timeout(self._send_s):
+                await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, limited)
         finally:
             await self._finish()
 
@@ -273,41 +284,3 @@ def _order(form: FormData) -> Order:
         str(value) for name in ("timestamp_granularities[]", "timestamp_granularities") for value in form.getlist(name)
     }
     return Order(file.file, shape, str(form.get("stream", "")).lower() in ("true", "1"), "word" in wanted)
-
-
-def _response(finals: list[Final], order: Order) -> Response:
-    text = " ".join(final.text for final in finals)
-    words: list[Word] = [word for final in finals for word in final.words]
-    match order.shape:
-        case "text":
-            return PlainTextResponse(text + "\n")
-        case "srt":
-            shown = "".join(srt(number, cue) for number, cue in enumerate(cues(words), 1))
-            return PlainTextResponse(shown, media_type="application/x-subrip")
-        case "vtt":
-            return PlainTextResponse("WEBVTT\n\n" + "".join(vtt(cue) for cue in cues(words)), media_type="text/vtt")
-        case "verbose_json":
-            return JSONResponse(_verbose(finals, words if order.words else None, text))
-    return JSONResponse({"text": text})
-
-
-def _verbose(finals: list[Final], words: list[Word] | None, text: str) -> Mapping[str, Any]:
-    segments = [
-        {"id": final.segment, "start": final.start_s, "end": final.end_s, "text": final.text, "seek": 0, "tokens": [],
-         "temperature": 0.0, "avg_logprob": 0.0, "compression_ratio": 1.0, "no_speech_prob": 0.0}
-        for final in finals
-    ]  # fmt: skip
-    told: dict[str, Any] = {
-        "task": "transcribe",
-        "language": "",
-        "duration": finals[-1].end_s if finals else 0.0,
-        "text": text,
-        "segments": segments,
-    }
-    if words is not None:
-        told["words"] = [{"word": word.text, "start": word.start_s, "end": word.end_s} for word in words]
-    return told
-
-
-def _sse(kind: str, **values: Any) -> str:
-    return f"data: {json.dumps({'type': kind, **values}, ensure_ascii=False)}\n\n"

@@ -41,7 +41,16 @@ def log() -> Iterator[None]:
 @contextmanager
 def process(model: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command, and the address that it prints."""
-    command = [sys.executable, "-m", "speechkit.serve", f"model={model}", "port=0", "threads=1", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "speechkit.serve",
+        f"model={model}",
+        "port=0",
+        "threads=1",
+        "limits.streams=8",
+        *options,
+    ]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
     ) as running:

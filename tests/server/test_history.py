@@ -1,5 +1,6 @@
 """Events that are kept: a client that listens loses none, one that comes back is told when some are gone."""
 
+import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from speechkit.streaming.adapters.adapter import RefusalError
-from speechkit.streaming.command import Settings
+from speechkit.streaming.command import Finalize, Settings
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.event import Final, Partial
@@ -32,7 +33,7 @@ def running(engine: Engine) -> Iterator[Running]:
 
 
 def live() -> Live:
-    hall = SimpleNamespace(limits=Limits(history=4), metrics=Metrics())
+    hall = SimpleNamespace(limits=Limits(history=4), metrics=Metrics(), log_text=False)
     return Live(cast(Hall, hall), "own", b"", Settings(), Pcm())
 
 
@@ -74,6 +75,24 @@ def test_a_partial_that_a_later_one_replaces_is_not_missed() -> None:
         found.told([Partial(0, "a" * number, "", 0.0, 1.0)], None)
     found.check(0)
     assert len(found.history) == 1
+
+
+def test_wishes_wait_too_for_a_listener_that_is_behind() -> None:
+    found = live()
+    asked: list[object] = []
+    found.handle = cast(Any, SimpleNamespace(do=asked.append, waiting_s=0.0))
+    found.told_to = 0
+    found.told([final(str(number)) for number in range(4)], None)
+
+    async def ask() -> None:
+        task = asyncio.ensure_future(found.ask(Finalize()))
+        await asyncio.sleep(0.1)
+        assert asked == []
+        found.told_to = 4
+        await task
+
+    asyncio.run(ask())
+    assert asked == [Finalize()]
 
 
 def test_a_short_history_costs_a_client_that_listens_nothing(running: Running) -> None:

@@ -187,13 +187,13 @@ def test_samples_that_are_none_are_refused(running: Running, bad: np.float32) ->
 def test_a_message_that_is_too_long_is_refused(running: Running) -> None:
     with Talk(running.url) as talk:
         talk.config()
-        talk.socket.send(b"\0" * 65_537)
+        talk.socket.send(b"\0" * 262_145)
         with pytest.raises(ConnectionClosed):
             talk.take()
     assert talk.closed[0] == 1009
     with Talk(running.url) as talk:
         talk.config()
-        talk.socket.send(b"\0" * 65_536)
+        talk.socket.send(b"\0" * 262_144)
         talk.say(type="close")
         assert talk.rest()[-1]["type"] == "done"
     assert running.empty()

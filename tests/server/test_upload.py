@@ -4,9 +4,11 @@ import asyncio
 import io
 import json
 import resource
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +19,7 @@ import soundfile
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.event import Final
 from speechkit.streaming.server import upload
+from speechkit.streaming.server.answers import answer
 from speechkit.streaming.session import Session
 from tests.asr.tiny import babble
 from tests.server.serving import Running, eventually, heard, make_engine, serving
@@ -67,8 +70,39 @@ def test_the_text_is_that_of_the_stream(running: Running, engine: Engine) -> Non
     ("shape", "body"), [("text", "\n"), ("vtt", "WEBVTT\n\n"), ("srt", ""), ("json", '{"text":""}')]
 )
 def test_where_nobody_speaks_there_is_no_text(shape: str, body: str) -> None:
-    found = upload._response([], upload.Order(io.BytesIO(), shape, False, False))
+    found = answer([], 1.0, shape, False)
     assert bytes(found.body).decode() == body
+
+
+def test_a_verbose_answer_tells_of_the_whole_file(running: Running) -> None:
+    wave = np.concatenate([heard(babble(4, seed=3)), np.zeros(3 * 16_000, np.float32)])
+    found = post(running, encoded(wave), response_format="verbose_json").json()
+    assert found["duration"] == 7.0
+    assert found["segments"]
+    for segment in found["segments"]:
+        assert segment["text"]
+        assert segment["avg_logprob"] < 0
+        assert segment["compression_ratio"] > 0
+    silent = post(running, encoded(np.zeros(16_000, np.float32)), response_format="verbose_json").json()
+    assert silent["duration"] == 1.0
+    assert (silent["text"] == "") == (silent["segments"] == [])
+
+
+def test_a_form_that_drips_holds_no_place(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "LEAST_RATE", 10_000)
+    with serving(engine, idle_s=0.4) as running, socket.create_connection(("127.0.0.1", running.port)) as client:
+        client.sendall(
+            b"POST " + PATH.encode() + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        )
+        assert eventually(lambda: running.places == 1)
+        begin = time.monotonic()
+        with suppress(OSError):
+            while running.places and time.monotonic() - begin < 10:
+                client.sendall(b"x")
+                time.sleep(0.05)
+        assert b"408" in client.recv(100)
+        assert running.places == 0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.event import Done, Event, Final, Refused
 from speechkit.streaming.pool import LostError, Pool, ThreadPool
-from speechkit.streaming.processes import ProcessPool
+from speechkit.streaming.processes import BROKEN, ProcessPool
 from speechkit.streaming.server.metrics import Metrics
 from speechkit.streaming.session import Session
 from speechkit.streaming.state import Chunk, leaves, size_bytes, stack
@@ -140,6 +141,57 @@ def test_what_waits_is_known_on_this_side(pool: ProcessPool) -> None:
 def test_a_worker_that_cannot_load_says_why() -> None:
     with pytest.raises(InputError, match="no such model"):
         ProcessPool(1, functools.partial(no_engine, "no such model"))
+
+
+class Faulty(Engine):
+    """A model that fails whenever it is called, or never comes back."""
+
+    hangs = False
+
+    def step(self, sessions: Sequence[Session]) -> dict[Session, Exception]:
+        if self.hangs:
+            time.sleep(3600)
+        return dict.fromkeys(sessions, RuntimeError("no such kernel"))
+
+
+def faulty(hangs: bool, flag: Path) -> Engine:
+    """A bad engine the first time, a good one after that."""
+    if flag.exists():
+        return make_engine()
+    flag.touch()
+    found = Faulty(make_engine().transcriber)
+    found.hangs = hangs
+    return found
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_worker_that_only_fails_or_hangs_gives_way_to_another(hangs: bool, tmp_path: Path, engine: Engine) -> None:
+    pool = ProcessPool(1, functools.partial(faulty, hangs, tmp_path / "flag"), hang_s=1)
+    try:
+        for _ in range(BROKEN if not hangs else 1):
+            bad = Heard()
+            pool.open(Settings(), bad).push(babble(2))
+            assert bad.over.wait(20)
+            assert bad.error is not None
+        assert eventually(lambda: pool.alive == 1 and tmp_path.exists() and good(pool, engine), 30)
+    finally:
+        pool.close()
+
+
+def good(pool: Pool, engine: Engine) -> bool:
+    """Whether a stream says what it should."""
+    heard = Heard()
+    try:
+        handle = pool.open(Settings(rules=NEVER), heard)
+    except LostError:
+        return False
+    handle.push(babble(2, seed=2))
+    handle.do(Finish())
+    return (
+        heard.over.wait(10)
+        and heard.error is None
+        and heard.texts() == [engine.transcriber.transcribe(babble(2, seed=2)).text]
+    )
 
 
 def test_a_number_of_workers_that_cannot_be_is_refused() -> None:

@@ -46,6 +46,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.waited: list[list[float]] = []
         self.crashes = 0
 
     def stepped(self, batch: int, failed: int, seconds: float, waited: Sequence[float]) -> None:
@@ -53,6 +54,7 @@ class Counting:
         assert min(waited) >= 0
         assert seconds > 0
         self.batches.append(batch)
+        self.waited.append(list(waited))
         self.crashes += failed
 
 
@@ -94,6 +96,63 @@ def test_sessions_from_many_threads_say_what_each_says_alone(batcher: Batcher, e
     with_model = engine.transcriber.transcribe
     assert found == [[with_model(wave, latency_ms=ms).text] for wave, ms in zip(waves, latencies, strict=True)]
     assert 1 < max(meter.batches) <= 4
+
+
+def begun(batcher: Batcher, engine: Engine, count: int) -> list[Owner]:
+    """Sessions of which each is ready once."""
+    return [Owner(batcher, Session(engine, rules=NEVER)) for _ in range(count)]
+
+
+def first_chunk(engine: Engine) -> np.ndarray:
+    return babble(1)[: engine.module(engine.context(None)).first]
+
+
+def test_a_call_waits_for_those_that_come_soon(engine: Engine, meter: Counting) -> None:
+    batcher = Batcher(engine, max_batch=8, wait_ms=500, meter=meter)
+    for owner in begun(batcher, engine, 5)[:4]:
+        owner.feed.push(first_chunk(engine))
+        time.sleep(0.02)
+    assert meter.batches == []
+    time.sleep(0.8)
+    batcher.close()
+    assert meter.batches == [4]
+    assert max(meter.waited[0]) > 0.4
+    assert max(meter.waited[0]) - min(meter.waited[0]) > 0.05
+
+
+@pytest.mark.parametrize(("sessions", "most"), [(3, 8), (4, 3)])
+def test_a_call_that_is_full_or_has_everybody_waits_for_nobody(
+    engine: Engine, meter: Counting, sessions: int, most: int
+) -> None:
+    batcher = Batcher(engine, max_batch=most, wait_ms=1000, meter=meter)
+    begin = time.monotonic()
+    for owner in begun(batcher, engine, sessions)[:3]:
+        owner.feed.push(first_chunk(engine))
+    while not meter.batches and time.monotonic() < begin + 0.9:
+        time.sleep(0.01)
+    batcher.close()
+    assert meter.batches == [3]
+
+
+def test_audio_that_came_during_a_call_has_waited_since(
+    engine: Engine, meter: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Engine.step
+
+    def slow(self: Engine, sessions: Sequence[Session]) -> dict[Session, Exception]:
+        time.sleep(0.3)
+        return real(self, sessions)
+
+    monkeypatch.setattr(Engine, "step", slow)
+    batcher = Batcher(engine, max_batch=1, wait_ms=0, meter=meter)
+    owners = begun(batcher, engine, 2)
+    owners[0].feed.push(first_chunk(engine))
+    time.sleep(0.1)
+    owners[1].feed.push(first_chunk(engine))
+    time.sleep(0.8)
+    batcher.close()
+    assert meter.batches == [1, 1]
+    assert meter.waited[0][0] < 0.15 < meter.waited[1][0]
 
 
 def test_commands_are_done_in_their_order(batcher: Batcher, engine: Engine) -> None:
@@ -149,6 +208,25 @@ def test_a_session_that_fails_itself_changes_nothing_for_the_others(
         owner.feed.do(Session.finish)
     assert owners[1].over.wait(20)
     assert "no such token" in str(owners[1].error)
+    assert [owners[i].texts() for i in (0, 2)] == [[engine.transcriber.transcribe(waves[i]).text] for i in (0, 2)]
+
+
+def test_a_session_that_gives_no_work_ends_alone(
+    batcher: Batcher, engine: Engine, meter: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waves = [babble(2, seed=i) for i in range(3)]
+    sessions = [Session(engine, rules=NEVER) for _ in waves]
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("its detector failed")
+
+    monkeypatch.setattr(sessions[1], "take", broken)
+    owners = [Owner(batcher, session) for session in sessions]
+    for owner, wave in zip(owners, waves, strict=True):
+        owner.feed.push(wave)
+        owner.feed.do(Session.finish)
+    assert owners[1].over.wait(20)
+    assert "its detector failed" in str(owners[1].error)
     assert [owners[i].texts() for i in (0, 2)] == [[engine.transcriber.transcribe(waves[i]).text] for i in (0, 2)]
 
 
