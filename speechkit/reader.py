@@ -120,7 +120,10 @@ def open_source(source: Source, raw_rate: int | None = None) -> Iterator[Reader]
             raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
     else:
         stream = sys.stdin.buffer if isinstance(source, (str, os.PathLike)) else source
-        yield _reader(stream, None, str(getattr(stream, "name", "the stream")), raw_rate)
+        name = getattr(stream, "name", "the stream")
+        if not isinstance(name, str):  # of an upload there is none, of a descriptor a number
+            name = "the file" if name is None else "the stream"
+        yield _reader(stream, None, name, raw_rate)
 
 
 def _reader(stream: BinaryIO, path: str | None, name: str, raw_rate: int | None) -> Reader:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 import numpy as np
@@ -40,7 +41,7 @@ class Feed:
     ) -> None:
         self.session, self.tell = session, tell
         self._batcher = batcher
-        self._inbox: deque[tuple[float, np.ndarray | Command]] = deque()  # with the time at which each came
+        self._inbox: deque[tuple[float, np.ndarray | Command | Future[Command]]] = deque()  # and when each came
         self._pushed = 0  # samples in the inbox
         self.came_at = 0.0  # what was taken in last
         self.ready_at: float | None = None  # since when it waits for its turn
@@ -54,25 +55,37 @@ class Feed:
                 self._pushed += len(samples)
                 self._batcher.changed.notify()
 
-    def do(self, command: Command) -> None:
-        """Has a command done to the session after all that was handed over before."""
+    def do(self, command: Command | Future[Command]) -> None:
+        """Has a command done to the session after all that was handed over before.
+
+        One that is still being made is waited for, which holds up no other session.
+        """
         with self._batcher.changed:
             if not self.over:
                 self._inbox.append((time.monotonic(), command))
                 self._batcher.changed.notify()
+        if isinstance(command, Future):
+            command.add_done_callback(lambda _: self._batcher.wake())
 
     def waiting(self, rate: int) -> float:
         """Seconds of audio, pushed at `rate`, that were not heard yet."""
         return self._pushed / rate + self.session.waiting_s
 
+    @property
+    def due(self) -> bool:
+        """Whether something can be taken in."""
+        return bool(self._inbox) and not (isinstance(item := self._inbox[0][1], Future) and not item.done())
+
     def take_in(self) -> None:
-        """Does what waits; in the batcher's thread."""
-        while True:
+        """Does what waits, no more than has come by now; in the batcher's thread."""
+        for _ in range(len(self._inbox)):
             with self._batcher.changed:
-                if not self._inbox:
+                if self.over or not self.due:
                     return
                 self.came_at, item = self._inbox.popleft()
-            if callable(item):
+            if isinstance(item, Future):
+                item.result()(self.session)
+            elif callable(item):
                 item(self.session)
             else:
                 self.session.push(item)
@@ -118,6 +131,7 @@ class Batcher:
         """Forgets a session, whose owner is gone."""
         with self.changed:
             feed.over = True
+            feed._inbox.clear()
             if feed in self._feeds:
                 self._feeds.remove(feed)
 
@@ -128,6 +142,11 @@ class Batcher:
             self.changed.notify()
         self._thread.join()
 
+    def wake(self) -> None:
+        """Has the thread look again."""
+        with self.changed:
+            self.changed.notify()
+
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
@@ -136,7 +155,7 @@ class Batcher:
     def _run(self) -> None:
         while True:
             with self.changed:
-                while not self._closed and not any(feed._inbox for feed in self._feeds) and self._pause() != 0:
+                while not self._closed and not any(feed.due for feed in self._feeds) and self._pause() != 0:
                     self.changed.wait(self._pause())
                 if self._closed:
                     return

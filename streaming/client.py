@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from speechkit.errors import InputError
+from speechkit.streaming.encoding import WIDTHS
 
 Event = dict[str, Any]
 MESSAGE = 32_000  # bytes of audio in a message
@@ -69,9 +70,14 @@ class AsyncClient:
     ) -> None:
         self.url, self.rate, self.reconnect = url, rate, reconnect
         self._config = {"type": "config", "rate": rate, "encoding": "s16le", **(options or {})}
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise InputError("the token holds characters that no HTTP header can have")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._ssl = {"ssl": ssl} if ssl is not None else {}
-        self._second = rate * 2 * int(self._config.get("channels", 1))  # bytes
+        encoding, channels = str(self._config["encoding"]), int(self._config.get("channels", 1))
+        self._sample = WIDTHS.get(encoding, 1) * channels  # bytes
+        self._second = rate * self._sample  # bytes; of Opus, far more than there are
+        self._plain = encoding in WIDTHS
         self._items: deque[_Item] = deque()
         self._offset = self._sent = 0  # bytes: handed over, and sent on the connection under way
         self._next = 0  # index in `_items` of the next to send
@@ -110,14 +116,22 @@ class AsyncClient:
 
         Raises:
             ServerError: the stream is over.
+            InputError: samples are of another shape, or no numbers.
         """
+        if self._config["encoding"] != "s16le":
+            raise InputError("samples are sent as s16le: hand other encodings to send_bytes")
+        channels = self._sample // WIDTHS["s16le"]
+        if samples.ndim > 2 or (samples.ndim == 2 and samples.shape[1] != channels):
+            raise InputError(f"samples must be (samples, {channels}), got {samples.shape}")
         if samples.dtype != np.int16:
+            if not np.isfinite(samples).all():
+                raise InputError("these samples contain NaN or Inf")
             samples = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
         await self.send_bytes(np.ascontiguousarray(samples).astype("<i2").tobytes())
 
     async def send_bytes(self, data: bytes) -> None:
         """Audio in the encoding of the options, s16le where none was named; errors as `send`."""
-        size = MESSAGE - MESSAGE % 96  # whole samples of all encodings and up to six channels
+        size = MESSAGE - MESSAGE % self._sample
         for start in range(0, len(data), size):
             piece = data[start : start + size]
             async with self._changed:
@@ -174,6 +188,8 @@ class AsyncClient:
             self._changed.notify_all()
 
     def _check(self, also_done: bool = True) -> None:
+        if self._task is None:
+            raise ValueError("this client is not connected: use it in a `with` block")
         if self._failure is not None:
             raise self._failure
         if self._over and also_done:
@@ -286,7 +302,7 @@ class AsyncClient:
         """Drops what the server has heard for certain, or what is too old to be kept."""
         told = event or {}
         heard = max(float(told.get("end_s") or 0), float(told.get("at_s") or 0)) - 1.0
-        safe = max(heard * self._second, self._sent - KEPT_S * self._second)
+        safe = max(heard * self._second if self._plain else 0, self._sent - KEPT_S * self._second)
         while self._next > 0 and self._items and self._items[0].end <= safe:
             self._forgotten = self._items.popleft().end
             self._next -= 1

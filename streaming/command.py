@@ -1,5 +1,7 @@
 """What can be asked of a session from another thread or process: plain values that travel."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from speechkit.asr.transcriber import Phrases
@@ -59,17 +61,26 @@ class SetPhrases:
 Command = Finalize | Finish | SetLatency | SetPhrases
 
 
-def obey(session: Session, command: Command) -> None:
-    """Does what is asked; a wish that cannot be met is told as an event, and changes nothing."""
+def prepared(command: Command, engine: Engine) -> Callable[[Session], None]:
+    """What does it to a session in no time; to prepare it may take a while, in any thread.
+
+    A wish that cannot be met is told as an event, and changes nothing.
+    """
     try:
         match command:
             case Finalize():
-                session.finalize()
+                return Session.finalize
             case Finish():
-                session.finish()
+                return Session.finish
             case SetLatency(latency_ms):
-                session.set_latency(latency_ms)
+                engine.context(latency_ms)
+                return functools.partial(Session.set_latency, latency_ms=latency_ms)
             case SetPhrases(phrases, weight):
-                session.set_booster(session.engine.booster(phrases, weight))
+                return functools.partial(Session.set_booster, booster=engine.booster(phrases, weight))
     except InputError as error:
-        session.refuse(str(error))
+        return functools.partial(Session.refuse, reason=str(error))
+
+
+def obey(session: Session, command: Command) -> None:
+    """Does what is asked."""
+    prepared(command, session.engine)(session)

@@ -34,9 +34,9 @@ def _companded(law: str) -> np.ndarray:
     return (values / 32768).astype(np.float32)
 
 
-_WIDTHS = {"s16le": 2, "f32le": 4, "mulaw": 1, "alaw": 1}
+WIDTHS = {"s16le": 2, "f32le": 4, "mulaw": 1, "alaw": 1}  # bytes of a sample
 _TABLES = {law: _companded(law) for law in ("mulaw", "alaw")}
-ENCODINGS = tuple(_WIDTHS)
+ENCODINGS = tuple(WIDTHS)
 
 
 class Pcm:
@@ -52,12 +52,12 @@ class Pcm:
     """
 
     def __init__(self, encoding: str = "s16le", channels: int = 1, cut: bool = False) -> None:
-        if encoding not in _WIDTHS:
+        if encoding not in WIDTHS:
             raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}, opus, got {encoding[:40]!r}")
         if not 1 <= channels <= 16:
             raise InputError(f"channels must be from 1 to 16, got {channels}")
         self.encoding, self.channels, self.cut = encoding, channels, cut
-        self.frame = _WIDTHS[encoding] * channels  # bytes
+        self.frame = WIDTHS[encoding] * channels  # bytes
         self._rest = b""
 
     def push(self, data: bytes) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A recogniser that steps many sessions at once: those of one look-ahead through one call."""
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,6 +47,7 @@ class Engine:
         self.decoder = decoder or self.model.decoders[0]
         self._plain = transcriber.greedy(self.decoder)
         self._modules: dict[Context, Streaming[Any]] = {}
+        self._compiling = threading.Lock()
         self.default_ms = max(transcriber.latencies_ms) if latency_ms is None else latency_ms
         self.context(self.default_ms)
 
@@ -80,7 +82,8 @@ class Engine:
 
     def booster(self, phrases: Phrases | None, weight: float = 2.0) -> PhraseBooster | None:
         """Phrases to favour, checked against the tokenizer; errors as `Transcriber.booster`."""
-        return self.transcriber.booster(phrases, weight)
+        with self._compiling:  # one at a time: Python shares one core between this and the model's thread
+            return self.transcriber.booster(phrases, weight)
 
     def greedy(self, booster: PhraseBooster | None) -> CtcGreedy | RnntGreedy:
         """The decoder with phrases to favour, or without."""

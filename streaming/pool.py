@@ -1,13 +1,13 @@
 """Where sessions are computed: in a thread of this process, or (`processes`) in processes of their own."""
 
-import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 
 from speechkit.streaming.batcher import Batcher, Meter
-from speechkit.streaming.command import Command, Settings, obey
+from speechkit.streaming.command import Command, SetPhrases, Settings, prepared
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.event import Event
 
@@ -70,14 +70,16 @@ class ThreadPool:
     def __init__(self, engine: Engine, max_batch: int = 32, wait_ms: float = 5.0, meter: Meter | None = None) -> None:
         self.engine = engine
         self.batcher = Batcher(engine, max_batch, wait_ms, meter)
+        self._helper = ThreadPoolExecutor(1, "speechkit-phrases")  # what takes long, in a thread that holds nobody up
 
     def open(self, settings: Settings, tell: Tell) -> Handle:
         """As `Pool.open`."""
-        return _Fed(self.batcher, settings, tell)
+        return _Fed(self.batcher, self._helper, settings, tell)
 
     def close(self) -> None:
         """As `Pool.close`."""
         self.batcher.close()
+        self._helper.shutdown(wait=False, cancel_futures=True)
 
     @property
     def alive(self) -> int:
@@ -88,16 +90,18 @@ class ThreadPool:
 class _Fed:
     """A session in a batcher of this process."""
 
-    def __init__(self, batcher: Batcher, settings: Settings, tell: Tell) -> None:
+    def __init__(self, batcher: Batcher, helper: ThreadPoolExecutor, settings: Settings, tell: Tell) -> None:
         session = settings.begin(batcher.engine)
         self._rate = settings.rate or session.rate
-        self._batcher, self._feed = batcher, batcher.open(session, tell)
+        self._batcher, self._helper, self._feed = batcher, helper, batcher.open(session, tell)
 
     def push(self, samples: np.ndarray) -> None:
         self._feed.push(samples)
 
     def do(self, command: Command) -> None:
-        self._feed.do(functools.partial(obey, command=command))
+        engine = self._batcher.engine
+        slow = isinstance(command, SetPhrases)
+        self._feed.do(self._helper.submit(prepared, command, engine) if slow else prepared(command, engine))
 
     def drop(self) -> None:
         self._batcher.drop(self._feed)

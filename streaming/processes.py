@@ -244,6 +244,7 @@ class _Reporter:
     def __init__(self, send: Callable[[Any], None]) -> None:
         self.send = send
         self.handles: dict[int, tuple[Handle, list[int]]] = {}  # the list: samples that have come
+        self.gone: set[int] = set()  # whose clients left before they were opened
 
     def stepped(self, batch: int, failed: int, seconds: float, waited: Sequence[float]) -> None:
         self.send(("stepped", batch, failed, seconds, list(waited)))
@@ -281,28 +282,35 @@ def _work(pipe: Connection, load: Callable[[], Engine], max_batch: int, wait_ms:
     try:
         while True:
             number, item = pipe.recv()
-            _do(pool, reporter, number, item)
+            if isinstance(item, Settings):  # in a thread, for hotwords take a while
+                threading.Thread(target=_open, args=(pool, reporter, number, item), daemon=True).start()
+            else:
+                _do(reporter, number, item)
     except (EOFError, OSError):
         return
 
 
-def _do(pool: ThreadPool, reporter: _Reporter, number: int, item: Any) -> None:
-    if isinstance(item, Settings):
+def _open(pool: ThreadPool, reporter: _Reporter, number: int, settings: Settings) -> None:
+    def tell(events: list[Event], error: Exception | None) -> None:
+        plain = error if error is None or isinstance(error, InputError) else RuntimeError(repr(error))
+        reporter.send(("told", number, events, plain))
 
-        def tell(events: list[Event], error: Exception | None) -> None:
-            plain = error if error is None or isinstance(error, InputError) else RuntimeError(repr(error))
-            reporter.send(("told", number, events, plain))
-
-        try:
-            handle = pool.open(item, tell)
-        except InputError as error:
-            reporter.send(("opened", number, error, 0))
-            return
-        reporter.handles[number] = (handle, [0])
-        reporter.send(("opened", number, None, item.rate or pool.engine.rate))
+    try:
+        handle = pool.open(settings, tell)
+    except Exception as error:
+        reporter.send(("opened", number, error if isinstance(error, InputError) else RuntimeError(repr(error)), 0))
         return
+    reporter.handles[number] = (handle, [0])
+    if number in reporter.gone:
+        _do(reporter, number, None)
+    reporter.send(("opened", number, None, settings.rate or pool.engine.rate))
+
+
+def _do(reporter: _Reporter, number: int, item: Any) -> None:
     found = reporter.handles.get(number)
     if found is None:
+        if item is None:
+            reporter.gone.add(number)  # perhaps it is being opened
         return
     handle, come = found
     if item is None:

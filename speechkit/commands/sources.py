@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,14 @@ class Recording(NamedTuple):
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[str | BinaryIO]:
-    """The path, or the open file where libsndfile would not find it by its name, which is no text."""
+    """The path, or the open file where libsndfile would not find it by its name, which is no text.
+
+    Standard input is opened once more: Python fails at its end when a thread still reads `sys.stdin`.
+    """
+    if path == "-" and (number := _descriptor(sys.stdin)) is not None:
+        with os.fdopen(os.dup(number), "rb") as file:
+            yield file
+        return
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -45,6 +52,14 @@ def _opened(path: str) -> Iterator[str | BinaryIO]:
                 yield file
             return
     yield path
+
+
+def _descriptor(stream: Any) -> int | None:
+    """Of an open file; none where a program has put something else there."""
+    try:
+        return int(stream.fileno())
+    except OSError:
+        return None
 
 
 def _readable(path: str) -> BinaryIO:

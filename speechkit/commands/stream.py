@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +16,12 @@ from speechkit.errors import InputError
 from speechkit.startup import starting
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from speechkit.streaming.client import AsyncClient
 
 PIECE_S = 0.1
-OFF = {"trailing_s": None, "silence_s": None}
+OFF = {"trailing_s": None, "silence_s": None, "longest_s": None}  # the server has a longest of its own
 
 
 def stream(
@@ -46,14 +49,19 @@ def stream(
         options["hotwords"] = [phrase.strip() for phrase in hotwords.split(",") if phrase.strip()]
     if not (mic if segments is None else segments):
         options["endpoint"] = OFF
-    try:
-        for name in files or ["microphone"]:
+    failed = False
+    for name in files or ["microphone"]:
+        try:
             source = _microphone() if mic else _recording(name, speed)
             asyncio.run(_stream(url, source, options, _Printer(events, name if files and len(files) > 1 else None)))
-    except ServerError as error:
-        raise InputError(f"{url}: {error}") from None
-    except OSError as error:
-        raise InputError(f"there is no server at {url}: {error.strerror or error}") from None
+        except (InputError, ServerError) as error:
+            sentence = f"{url}: {error}" if isinstance(error, ServerError) else str(error)
+            if not files or len(files) == 1:
+                raise InputError(sentence) from None
+            failed = True
+            print(f"error: {sentence}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(2)
 
 
 class _Source:
@@ -89,23 +97,45 @@ class _Printer:
 
 
 async def _stream(url: str, source: _Source, options: dict[str, Any], printer: _Printer) -> None:
-    from speechkit.streaming.client import AsyncClient
+    from speechkit.streaming.client import AsyncClient, ServerError
 
     given = {"encoding": source.encoding, **options}
-    async with AsyncClient(url, source.rate, os.environ.get("SPEECHKIT_TOKEN"), given) as client:
-        sender = asyncio.create_task(_send(client, source))
-        try:
-            async for event in client:
-                printer.show(event)
-            await sender
-        finally:
-            sender.cancel()
+    client = AsyncClient(url, source.rate, os.environ.get("SPEECHKIT_TOKEN"), given)
+    try:
+        await client.__aenter__()
+    except OSError as error:
+        raise InputError(f"there is no server at {url}: {error.strerror or error}") from None
+    tasks = [asyncio.ensure_future(work) for work in (_send(client, source), _show(client, printer))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if tasks[0].done() and isinstance(tasks[0].exception(), ServerError):
+            await asyncio.wait(tasks)  # the stream is over: what it said is shown
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.__aexit__(None, None, None)
+
+
+async def _show(client: "AsyncClient", printer: _Printer) -> None:
+    async for event in client:
+        printer.show(event)
 
 
 async def _send(client: "AsyncClient", source: _Source) -> None:
-    async for piece in source.pieces:
-        await client.send_bytes(piece)
-    await client.finish()
+    from speechkit.streaming.client import ServerError
+
+    try:
+        async for piece in source.pieces:
+            await client.send_bytes(piece)
+        await client.finish()
+    except ServerError as error:
+        if error.code != "done":
+            raise
+        raise ServerError("stopped", "the server ended the stream before all was sent: it stops") from None
 
 
 def _recording(name: str, speed: float) -> _Source:
@@ -121,13 +151,37 @@ def _recording(name: str, speed: float) -> _Source:
     async def pieces() -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         begin, sent = loop.time(), 0.0
-        while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+        async for block in _read(blocks):
             yield block.astype("<f4").tobytes()
             sent += len(block) / rate
             if speed:
                 await asyncio.sleep(max(0.0, begin + sent / speed - loop.time()))
 
     return _Source(rate, "f32le", pieces())
+
+
+async def _read(blocks: "Iterator[np.ndarray]") -> "AsyncIterator[np.ndarray]":
+    """What is read in a thread that nobody waits for: standard input may stay silent for ever."""
+    loop, taken = asyncio.get_running_loop(), threading.Semaphore(4)
+    queue: asyncio.Queue[np.ndarray | Exception | None] = asyncio.Queue()
+
+    def read() -> None:
+        last: Exception | None = None
+        try:
+            for block in blocks:
+                taken.acquire()
+                loop.call_soon_threadsafe(queue.put_nowait, block)
+        except Exception as error:
+            last = error
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(queue.put_nowait, last)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (block := await queue.get()) is not None:
+        if isinstance(block, Exception):
+            raise block
+        taken.release()
+        yield block
 
 
 def _microphone() -> _Source:

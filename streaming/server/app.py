@@ -28,6 +28,7 @@ from speechkit.streaming.server.metrics import Metrics
 from speechkit.streaming.server.upload import Uploads
 
 Make = Callable[[WebSocket], Adapter]
+OWN = "/v1/stream"  # path of our own protocol
 FAILING = 3  # calls of the model in a row, after which the server says that it is not well
 STATUS = {"unauthorized": 401, "full": 503, "draining": 503, "no_worker": 503}
 
@@ -59,7 +60,7 @@ class Application:
         """Paths and the protocols that are spoken there."""
         longest, rate, name = self.limits.segment_s, self.hall.model.rate, self.hall.model.name
         return {
-            "/v1/stream": lambda _: Own(longest),
+            OWN: lambda _: Own(longest),
             "/v1/listen": lambda socket: Deepgram(_query(socket), longest),
             "/v1/realtime": lambda _: OpenAIRealtime(longest, name),
             "/vosk": lambda _: Vosk(rate),
@@ -80,7 +81,7 @@ class Application:
             if owner is None:
                 await self._deny(websocket, "unauthorized", "a bearer token is needed, and this is none that is known")
                 return
-            refusal = self.hall.refusal()
+            refusal = self.hall.refusal(resumable=websocket.url.path == OWN)
             if refusal is not None:
                 await self._deny(websocket, *refusal)
                 return

@@ -14,7 +14,7 @@ import numpy as np
 
 from speechkit.errors import InputError
 from speechkit.streaming.adapters.adapter import RefusalError
-from speechkit.streaming.command import Command, Finish, Settings
+from speechkit.streaming.command import Command, Finish, SetPhrases, Settings
 from speechkit.streaming.encoding import Decoder, Pcm
 from speechkit.streaming.engine import Engine
 from speechkit.streaming.event import Done, Event, Final, Partial
@@ -23,6 +23,7 @@ from speechkit.streaming.server.limits import Limits
 from speechkit.streaming.server.log import say
 from speechkit.streaming.server.metrics import Metrics
 
+PHRASES = 25  # hotwords that count as a wish
 POLL_S = 0.02  # how often a stream that has enough waiting is looked at
 WISHES, WISHES_HZ = 20, 20.0  # what a client may ask for at once, and how often after that: each costs a model call
 
@@ -154,7 +155,8 @@ class Live:
         """Asks the session for something, later where too much was asked for just now."""
         async with self.order:
             now = time.monotonic()
-            self._wishes = max(0.0, self._wishes - (now - self._wished_at) * WISHES_HZ) + 1
+            cost = 1 + (len(command.phrases or ()) / PHRASES if isinstance(command, SetPhrases) else 0)
+            self._wishes = max(0.0, self._wishes - (now - self._wished_at) * WISHES_HZ) + cost
             self._wished_at = now
             if self._wishes > WISHES:
                 await asyncio.sleep((self._wishes - WISHES) / WISHES_HZ)
@@ -240,11 +242,15 @@ class Hall:
         metrics.gauge("streams", "Streams that are open, those that wait to be resumed included.", lambda: self.places)
         metrics.gauge("workers", "Workers that can take streams.", lambda: self.pool.alive)
 
-    def refusal(self) -> tuple[str, str] | None:
-        """Why nobody can be admitted now: a word and a sentence."""
+    def refusal(self, resumable: bool = False) -> tuple[str, str] | None:
+        """Why nobody can be admitted now: a word and a sentence.
+
+        Whoever may be coming back to a stream, which has its place, is let in to say so.
+        """
         if self.draining:
             return "draining", "this server is about to stop: try another one"
-        if self.places >= self.limits.streams:
+        left = sum(live.attached is None for live in self.lives.values()) if resumable else 0
+        if self.places >= self.limits.streams + left:
             return "full", f"all {self.limits.streams} streams of this server are taken: try again later"
         if not self.pool.alive:
             return "no_worker", "the model is not there at present: try again in some seconds"
@@ -252,6 +258,8 @@ class Hall:
 
     async def open(self, protocol: str, owner: bytes, settings: Settings, decoder: Decoder) -> Live:
         """A session, in a place that the caller took; raises InputError for settings that cannot be had."""
+        if self.places > self.limits.streams:
+            raise RefusalError(1013, "full", f"all {self.limits.streams} streams of this server are taken: try later")
         live = Live(self, protocol, owner, settings, decoder)
         loop = asyncio.get_running_loop()
 

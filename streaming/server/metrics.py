@@ -34,7 +34,10 @@ class Metrics:
         self.step = Histogram("step_seconds", "Duration of a call of the model.", buckets=FAST, **own)
         self.queueing = Histogram("queueing_seconds", "From audio being there to its call.", buckets=FAST, **own)
         self.latency = Histogram(
-            "word_latency_seconds", "From the audio in which a word was recognised coming in to the word going out.", buckets=FAST, **own
+            "word_latency_seconds",
+            "From the audio in which a word was recognised coming in to the word going out.",
+            buckets=FAST,
+            **own,
         )
         self.failures = Counter("model_failures", "Streams for which the model failed.", **own)
         self.busy = Counter("step_busy_seconds", "Time spent in calls of the model: per second, how busy it is.", **own)

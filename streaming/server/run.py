@@ -38,10 +38,17 @@ class _Http(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(REQUEST_S, self._let_go)
+        self._letting_go = self.loop.call_later(REQUEST_S, self._let_go)
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's; the next request may take as long as the first."""
+        super().on_response_complete()
+        self._letting_go.cancel()
+        self._letting_go = self.loop.call_later(REQUEST_S, self._let_go)
 
     def _let_go(self) -> None:
-        if self.cycle is None and self.transport.get_protocol() is self:  # no request yet, and no websocket
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self.transport.get_protocol() is self:  # no request under way, and no websocket
             self.transport.abort()
 
 
