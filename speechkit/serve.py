@@ -27,7 +27,7 @@ from speechkit.streaming.server.limits import Limits
 from speechkit.streaming.server.live import describe
 from speechkit.streaming.server.log import set_up
 from speechkit.streaming.server.metrics import Metrics
-from speechkit.streaming.server.run import Address, serve
+from speechkit.streaming.server.run import Address, check_certificate, serve
 
 LEVELS = ("debug", "info", "warning", "error")
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -48,7 +48,9 @@ def load(
     """
     set_up(log)
     use_threads(threads)
-    return Engine(recogniser(release, device), decoder, latency_ms)
+    engine = Engine(recogniser(release, device), decoder, latency_ms)
+    engine.warm()
+    return engine
 
 
 @entry_point("serve")
@@ -65,6 +67,8 @@ def _main(config: DictConfig) -> None:
         raise InputError("TLS takes both certificate=FILE and key=FILE")
     limits: Limits = built(config, "limits")
     auth = Auth(tokens(config.tokens))
+    address = Address(config.host, config.port, config.certificate, config.key)
+    check_certificate(address)
     threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, config.workers))
     loading = functools.partial(
         load, config.release, config.device, config.decoder, config.latency_ms, threads, config.log
@@ -83,7 +87,6 @@ def _main(config: DictConfig) -> None:
         pool = ThreadPool(engine, config.batch, config.wait_ms, metrics)
     application = Application(pool, model, limits, auth, metrics)
     application.hall.log_text = config.log_text
-    address = Address(config.host, config.port, config.certificate, config.key)
     notes = [f"at most {limits.streams} streams, as measured just now: limits.streams=N sets it"] * measured
     serve(application.app, application.hall, address, limits, notes + warnings(address, auth))
 

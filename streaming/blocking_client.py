@@ -56,6 +56,10 @@ class Client:
         """As `AsyncClient.send`."""
         self._do(self._client.send(samples))
 
+    def send_bytes(self, data: bytes) -> None:
+        """As `AsyncClient.send_bytes`."""
+        self._do(self._client.send_bytes(data))
+
     def finalize(self) -> None:
         """As `AsyncClient.finalize`."""
         self._do(self._client.finalize())

@@ -94,6 +94,24 @@ class Engine:
         """State of a segment that has not begun: the encoder's and the decoder's."""
         return self.module(context).init_state(1), greedy.init_state(1)
 
+    def warm(self) -> None:
+        """Runs every look-ahead once, so that the first stream does not wait, and what cannot be run is known.
+
+        Raises:
+            InputError: the model fails.
+        """
+        for latency_ms in self.transcriber.latencies_ms:
+            try:
+                module = self.module(context := self.context(latency_ms))
+                state = self.init_state(context, self._plain)
+                x = Chunk(torch.zeros(1, module.first, 1), torch.tensor([module.first]), torch.tensor([False]))
+                with torch.inference_mode():
+                    self._plain.step(module.step(x, state[0])[0], state[1])
+            except InputError:
+                raise
+            except Exception as error:
+                raise InputError(f"the model cannot be run at {latency_ms:g} ms: {error!r:.300}") from error
+
     def run(self, sessions: Iterable["Session"]) -> None:
         """Does all the work that sessions have; what fails for one is raised."""
         sessions = list(sessions)

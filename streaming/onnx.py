@@ -1,5 +1,6 @@
 """ONNX graphs in ONNX Runtime, behind the same streaming contract as the modules that they were exported from."""
 
+import math
 from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ from speechkit.errors import InputError
 from speechkit.streaming.state import Chunk
 
 INPUTS, OUTPUTS = ("values", "lengths", "last"), ("outputs", "output_lengths", "output_last")
+DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
+LARGEST = 100_000_000  # numbers of anything that a description may ask for
 NEXT = "_next"  # ends the name of the output that is the next call's input
 
 
@@ -52,9 +55,29 @@ class Interface:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> "Interface":
-        """From what `as_dict` gave."""
+        """From what `as_dict` gave.
+
+        Raises:
+            ValueError: it makes no sense.
+        """
         fields = tuple(Field(**{**field, "shape": tuple(field["shape"])}) for field in found["state"])
-        return cls(**{**found, "state": fields})
+        for field in fields:
+            sizes = [whole("a state's size", size, 0) for size in field.shape]
+            if not str(field.name).isidentifier() or field.dtype not in DTYPES or math.prod(sizes) > LARGEST:
+                raise ValueError(f"no state is like {field.name!r:.50} of {field.dtype!r:.50}, {field.shape!r:.100}")
+        made = cls(**{**found, "state": fields})
+        for name, least in (("chunk", 1), ("first", 1), ("stride", 1), ("lookahead", 0), ("room", 1), ("dim", 1)):
+            whole(name, getattr(made, name), least)
+        if made.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {made.dtype!r:.50}")
+        return made
+
+
+def whole(what: str, value: Any, least: int) -> int:
+    """A number of a description; raises ValueError where it is no whole number, or absurd."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+        raise ValueError(f"{what} must be a whole number from {least} to {LARGEST}, got {value!r:.50}")
+    return value
 
 
 class OnnxStream:

@@ -4,7 +4,9 @@ import errno
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -27,6 +29,20 @@ from tests.asr import tiny
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.release(tmp_path_factory.mktemp("release") / "model")
+
+
+OURS = '{"speechkit": "0.1"}'
+STATE: list[str | int] = ["contexts", 0, "stream", "state", 0]
+
+
+def put(folder: Path, path: Sequence[str | int], value: Any) -> None:
+    """Changes a value of meta.json, or some of an object's."""
+    meta = json.loads((folder / META).read_text())
+    inner = meta
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = inner[path[-1]] | value if path is STATE else value
+    (folder / META).write_text(json.dumps(meta))
 
 
 def reword(folder: Path, old: str, new: str) -> None:
@@ -165,20 +181,24 @@ def test_an_export_that_differs_is_not_written(model: Path, tmp_path: Path) -> N
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("beside", [[], ["meta.json"], ["tokens.txt", "model.onnx"]])
-def test_a_folder_with_other_things_is_not_touched(model: Path, tmp_path: Path, beside: list[str]) -> None:
-    for name in ("precious.txt", *beside):
-        (tmp_path / name).write_text("mine")
+@pytest.mark.parametrize(
+    "names",
+    [["precious.txt"], ["precious.txt", "meta.json"], ["tokens.txt", "model.onnx"], ["meta.json", "encoder.onnx"]],
+)
+def test_a_folder_with_other_things_is_not_touched(model: Path, tmp_path: Path, names: list[str]) -> None:
+    """Somebody else's model among them."""
+    for name in names:
+        (tmp_path / name).write_text("[1]")
     result = CliRunner().invoke(app, ["export", str(model), "-o", str(tmp_path)])
     assert result.exit_code == 2
     assert "holds something else" in result.output
-    assert {path.name for path in tmp_path.iterdir()} == {"precious.txt", *beside}
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
 
 
 @pytest.mark.usefixtures("copies")
 def test_an_older_export_is_replaced(model: Path, tmp_path: Path) -> None:
     (tmp_path / "encoder_9_9.onnx").write_bytes(b"older")
-    (tmp_path / META).write_text("{}")
+    (tmp_path / META).write_text(OURS)
     export(hub.load(model), tmp_path, say=print)
     assert isinstance(speechkit.load(tmp_path), Transcriber)
     assert not (tmp_path / "encoder_9_9.onnx").exists()
@@ -190,11 +210,11 @@ def test_a_full_disk_is_said_in_a_sentence(model: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr("speechkit.onnx.release.write", full)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / META).write_text("{}")
+    (tmp_path / "out" / META).write_text(OURS)
     with pytest.raises(InputError, match="out cannot be written: No space left on device"):
         export(hub.load(model), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out" / META).read_text() == "{}", "the older export survives"
+    assert (tmp_path / "out" / META).read_text() == OURS, "the older export survives"
 
 
 def test_not_a_number_is_a_difference() -> None:
@@ -261,6 +281,22 @@ def test_the_entry_point_says_what_is_wrong(
         (lambda folder: (folder / META).write_text("{"), "is no JSON"),
         (lambda folder: (folder / META).write_text('{"format": 99}'), "has format 99"),
         (lambda folder: (folder / META).write_text('{"format": 1}'), "describes no recogniser"),
+        (lambda folder: put(folder, ["contexts"], []), "no context"),
+        (lambda folder: put(folder, ["heads"], {}), "no head"),
+        (lambda folder: put(folder, ["takes"], "waves"), "neither samples nor features"),
+        (lambda folder: put(folder, ["step_ms"], math.nan), "step_ms must be over 0"),
+        (lambda folder: put(folder, ["rate"], "16000"), "rate must be a whole number"),
+        (lambda folder: put(folder, ["contexts", 0, "latency_ms"], -2), "latency_ms must be over 0"),
+        (lambda folder: put(folder, ["contexts", 0, "file"], "../ctc.onnx"), "must lie in its export's folder"),
+        (lambda folder: put(folder, ["contexts", 0, "stream", "room"], 10**11), "room must be a whole number"),
+        (lambda folder: put(folder, ["contexts", 0, "stream", "chunk"], 0), "chunk must be a whole number"),
+        (lambda folder: put(folder, ["contexts", 0, "stream", "dtype"], "nn"), "dtype must be one of"),
+        (lambda folder: put(folder, STATE, {"name": "class x"}), "no state is like"),
+        (lambda folder: put(folder, STATE, {"dtype": "object"}), "no state is like"),
+        (lambda folder: put(folder, STATE, {"shape": [10**7, 10**7]}), "no state is like"),
+        (lambda folder: put(folder, STATE, {"shape": [-1]}), "a state's size must be"),
+        (lambda folder: put(folder, ["heads", "rnnt", "dim"], 10**9), "dim must be a whole number"),
+        (lambda folder: put(folder, ["heads", "rnnt", "layers"], 10**7), "no predictor has"),
         (lambda folder: (folder / "joiner.onnx").unlink(), "joiner.onnx is no ONNX graph"),
         (lambda folder: reword(folder, "joiner.onnx", "../joiner.onnx"), "a graph must lie in its export's folder"),
         (lambda folder: (folder / "weights.bin").write_bytes(b""), "is no ONNX graph that can be run here"),

@@ -1,5 +1,6 @@
 """`speechkit stream` and the clients, against a server in this process."""
 
+import asyncio
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ import pytest
 import soundfile
 
 from speechkit.cli import main
+from speechkit.errors import InputError
 from speechkit.streaming.blocking_client import Client
-from speechkit.streaming.client import KEPT_S, ServerError
+from speechkit.streaming.client import KEPT_S, AsyncClient, ServerError
+from speechkit.streaming.encoding import WIDTHS
 from speechkit.streaming.engine import Engine
 from tests.asr.tiny import babble
 from tests.server.serving import NO_RULES, TOKEN, Running, eventually, heard, make_engine, pcm, serving
@@ -154,3 +157,50 @@ def test_a_client_keeps_little_of_what_was_sent_though_nothing_is_said(running: 
         inner = client._client
         assert eventually(lambda: sum(len(item.payload) for item in inner._items) <= (KEPT_S + 1) * 32_000)
         assert client.finish()[-1]["type"] == "done"
+
+
+@pytest.mark.parametrize(("encoding", "channels"), [("s16le", 5), ("s16le", 16), ("f32le", 7), ("mulaw", 3)])
+def test_messages_hold_whole_samples_of_any_encoding(running: Running, encoding: str, channels: int) -> None:
+    second = bytes(16_000 * WIDTHS[encoding] * channels)
+    with Client(running.url, token=TOKEN, options={"encoding": encoding, "channels": channels}) as client:
+        client.send_bytes(second)
+        assert client.finish()[-1]["seconds"] == 1.0
+
+
+def test_what_is_no_sound_is_not_sent(running: Running) -> None:
+    with pytest.raises(InputError, match="no HTTP header"):
+        Client(running.url, token="two\nlines")
+    with Client(running.url, token=TOKEN) as client:
+        for wrong, sentence in (
+            (np.array([0.0, np.nan]), "NaN"), (np.zeros((3, 1600), np.float32), r"must be \(samples, 1\)"),
+        ):  # fmt: skip
+            with pytest.raises(InputError, match=sentence):
+                client.send(wrong)
+        assert client.finish()[-1]["type"] == "done"
+
+
+def test_a_client_that_is_not_connected_says_so(running: Running) -> None:
+    client = AsyncClient(running.url)
+    for call in (client.send(np.zeros(10, np.float32)), client.finish()):
+        with pytest.raises(ValueError, match="`with` block"):
+            asyncio.run(call)
+
+
+def test_a_recording_that_breaks_off_is_said_at_once(
+    running: Running, recording: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPEECHKIT_TOKEN", TOKEN)
+    cut = recording.with_name("cut.flac")
+    cut.write_bytes(recording.read_bytes()[:-2000])
+    assert command(cut, "--url", running.url, "--speed", 0) == 2
+    assert "cut.flac is truncated" in capsys.readouterr().err
+
+
+def test_one_recording_that_is_missing_leaves_the_others(
+    running: Running, recording: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPEECHKIT_TOKEN", TOKEN)
+    assert command("missing.wav", recording, "--url", running.url, "--speed", 0) == 2
+    told = capsys.readouterr()
+    assert "There is no file missing.wav" in told.err
+    assert told.out == f"{recording}: {running.text(heard(babble(3, seed=21)))}\n"

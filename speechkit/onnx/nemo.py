@@ -30,6 +30,7 @@ INPUTS = ("audio_signal", "length", "cache_last_channel", "cache_last_time", "ca
 NEXT = ("encoded_lengths", "cache_last_channel_next", "cache_last_time_next", "cache_last_channel_next_len")
 ENCODERS = ("encoder.onnx", "model.onnx")
 TOKENS = "tokens.txt"
+AUTHOR = "speechkit"  # in a graph's metadata
 PENDING = 7  # frames that wait for their group of eight after every call
 
 
@@ -148,7 +149,7 @@ def _write_encoder(model: Recognizer, context: Context, path: Path, head: bool) 
         else "EncDecRNNTBPEModel"
     )
     about: dict[str, Any] = {
-        "model_type": kind, "version": "1", "model_author": "speechkit", "comment": "exact streaming state",
+        "model_type": kind, "version": "1", "model_author": AUTHOR, "comment": "exact streaming state",
         "vocab_size": model.blank, "window_size": step.frames, "chunk_shift": step.frames,
         "subsampling_factor": model.encoder.stride, "normalize_type": "NA",
     }  # fmt: skip

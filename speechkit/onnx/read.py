@@ -21,7 +21,7 @@ def read(folder: Path, threads: int = 1, providers: Sequence[str] = ()) -> Trans
     meta = read_meta(folder)
     try:
         model = OnnxRecognizer(meta, folder, threads, providers)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder / META} describes no recogniser: {error!r:.200}") from error

@@ -12,11 +12,12 @@ from speechkit.asr.model import context_within
 from speechkit.asr.predictor import PredictorState
 from speechkit.features import LogMel
 from speechkit.streaming.chain import Chain
-from speechkit.streaming.onnx import Interface, OnnxGraph, OnnxStream
+from speechkit.streaming.onnx import Interface, OnnxGraph, OnnxStream, whole
 from speechkit.streaming.state import Streaming
 from speechkit.streaming.stream import run
 
 Open = Callable[[str], OnnxGraph]
+MOST_STATE = 1 << 20  # numbers of a predictor's state
 ROWS = 16  # streams in a call where many recordings are given at once
 
 
@@ -25,6 +26,12 @@ def plain(folder: Path, name: str) -> Path:
     if name != Path(name).name:
         raise ValueError(f"a graph must lie in its export's folder, got {name!r:.100}")
     return folder / name
+
+
+def _positive(what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:  # also NaN
+        raise ValueError(f"{what} must be over 0, got {value!r:.50}")
+    return float(value)
 
 
 class OnnxCtcHead(nn.Module):
@@ -96,8 +103,15 @@ class OnnxRecognizer(nn.Module):
     def __init__(self, meta: Mapping[str, Any], folder: Path, threads: int = 1, providers: Sequence[str] = ()) -> None:
         super().__init__()
         self.meta, self.folder, self._options = meta, folder, (threads, tuple(providers))
-        self.rate, self.step_ms, self.blank = int(meta["rate"]), float(meta["step_ms"]), int(meta["blank"])
+        self.rate, self.blank = whole("rate", meta["rate"], 1), whole("blank", meta["blank"], 1)
+        self.step_ms = _positive("step_ms", meta["step_ms"])
         self._about = {tuple(entry["context"]): entry for entry in meta["contexts"]}
+        self._interfaces = {context: Interface.from_dict(entry["stream"]) for context, entry in self._about.items()}
+        for entry in self._about.values():
+            plain(folder, entry["file"])
+            _positive("latency_ms", entry["latency_ms"] + 1)
+        if not self._about or not meta["heads"] or meta["takes"] not in ("samples", "features"):
+            raise ValueError("it has no context, or no head, or takes neither samples nor features")
         self._streams: dict[Context, OnnxStream] = {}
         self.front = None if meta["takes"] == "samples" else LogMel(**meta["front"])
         self.ctc = self.predictor = self.joiner = None
@@ -105,7 +119,10 @@ class OnnxRecognizer(nn.Module):
             if name == "ctc":
                 self.ctc = OnnxCtcHead(self._graph(head["file"]), self.blank)
             else:
-                self.predictor = OnnxPredictor(self._graph(head["predictor"]), self.blank, head["layers"], head["dim"])
+                layers, dim = whole("layers", head["layers"], 1), whole("dim", head["dim"], 1)
+                if layers * dim > MOST_STATE:
+                    raise ValueError(f"no predictor has {layers} layers of {dim}")
+                self.predictor = OnnxPredictor(self._graph(head["predictor"]), self.blank, layers, dim)
                 self.joiner = OnnxJoiner(self._graph(head["joiner"]))
 
     def _graph(self, name: str) -> OnnxGraph:
@@ -142,8 +159,8 @@ class OnnxRecognizer(nn.Module):
         """The graph of a context, which takes what the export takes: samples or features."""
         if context not in self._streams:
             about = self._about[context]
-            interface = Interface.from_dict(about["stream"])
-            self._streams[context] = OnnxStream(plain(self.folder, about["file"]), interface, *self._options)
+            file = plain(self.folder, about["file"])
+            self._streams[context] = OnnxStream(file, self._interfaces[context], *self._options)
         return self._streams[context]
 
     def encode(self, wave: Tensor, lengths: Tensor, context: Context | None = None) -> tuple[Tensor, Tensor]:

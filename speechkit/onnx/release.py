@@ -1,5 +1,6 @@
 """Export folders made whole: written beside their place, checked, and only then put there."""
 
+import json
 import shutil
 import sys
 import tempfile
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import onnx
 from torch import Tensor
 
 from speechkit.asr.conformer import Context
@@ -15,8 +17,8 @@ from speechkit.errors import InputError
 from speechkit.files import beside, take_place
 from speechkit.onnx import META, WEIGHTS
 from speechkit.onnx.check import TOLERANCE, WORSE, Parity, parity, word_errors
+from speechkit.onnx.nemo import AUTHOR, TOKENS, nemo_parity, write_nemo
 from speechkit.onnx.nemo import ENCODERS as NEMO_ENCODERS
-from speechkit.onnx.nemo import TOKENS, nemo_parity, write_nemo
 from speechkit.onnx.read import read
 from speechkit.onnx.write import reduced, write
 from speechkit.streaming.quantize import REDUCE
@@ -51,14 +53,29 @@ def fresh(folder: Path) -> Iterator[Path]:
 def _free(folder: Path) -> Path:
     """The absolute path of a folder that an export may take the place of."""
     folder = folder.expanduser().absolute()
-    if folder.exists() and not (folder.is_dir() and all(map(_is_ours, folder.iterdir()))):
+    if folder.exists() and not (folder.is_dir() and _is_ours(sorted(folder.iterdir()))):
         raise InputError(f"{folder} holds something else: name a new folder, an empty one or that of an older export")
     return folder
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether something in a folder is a part of an export, which a newer one may replace."""
-    return path.is_file() and (path.suffix == ".onnx" or path.name in PARTS)
+def _is_ours(files: Sequence[Path]) -> bool:
+    """Whether what is in a folder is an older export, or nothing."""
+    if not all(path.is_file() and (path.suffix == ".onnx" or path.name in PARTS) for path in files):
+        return False
+    return not files or any(map(_says_so, files))
+
+
+def _says_so(path: Path) -> bool:
+    """Whether a file says that speechkit made it."""
+    try:
+        if path.name == META:
+            meta = json.loads(path.read_text(encoding="utf-8"))
+            return isinstance(meta, dict) and "speechkit" in meta
+        if path.name in NEMO_ENCODERS:
+            return any(item.value == AUTHOR for item in onnx.load(path, load_external_data=False).metadata_props)
+    except Exception:  # whatever it is, it is not ours
+        return False
+    return False
 
 
 def export(
@@ -91,7 +108,7 @@ def export(
     with ExitStack() as stack:  # all of them come into place, or none does
         inner = {name: stack.enter_context(fresh(place)) for name, place in places.items()}
         whole = inner[precisions[0]]
-        write(transcriber, whole, contexts, front)
+        write(transcriber, whole, None if contexts is None else list(dict.fromkeys(contexts)), front)
         exported = read(whole)
         _check_parity("fp32", parity(transcriber, exported), say)
         known = [_check_words(transcriber, exported, "fp32", split, None, say) for split in recordings]
@@ -122,7 +139,8 @@ def export_nemo(
     Arguments, result and errors as those of `export`.
     """
     model = transcriber.network
-    chosen = [context for context in model.contexts if model.streams(context)] if contexts is None else list(contexts)
+    chosen = [context for context in model.contexts if model.streams(context)] if contexts is None else contexts
+    chosen = list(dict.fromkeys(chosen))
     several = len(precisions) * len(chosen) > 1
     names = {(kind, at): f"{kind}_{at[0]}_{at[1]}" if several else "" for kind in _known(precisions) for at in chosen}
     places = {key: _free(folder / name) for key, name in names.items()}

@@ -1,11 +1,11 @@
 """What a wire protocol has to say to the server's loop, and what it is told."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from speechkit.asr.decoding.words import Word
+from speechkit.asr.transcriber import Phrases
 from speechkit.errors import InputError
 from speechkit.streaming.command import Command, Settings
 from speechkit.streaming.encoding import Decoder
@@ -57,12 +57,7 @@ class Poll:
     """The client waits for one answer to what it sent: `Adapter.polled` gives it."""
 
 
-@dataclass(frozen=True)
-class Leave:
-    """The client is done; nothing more is sent to it."""
-
-
-Action = Begin | Resume | Audio | Command | Answer | Poll | Leave
+Action = Begin | Resume | Audio | Command | Answer | Poll
 
 
 class About(Protocol):
@@ -122,7 +117,7 @@ class Adapter(ABC):
         return ()
 
 
-def seconds(value: object, name: str) -> float:
+def number(value: object, name: str) -> float:
     """A number of a message.
 
     Raises:
@@ -133,19 +128,14 @@ def seconds(value: object, name: str) -> float:
     return float(value)
 
 
-def few(phrases: Sequence[str]) -> list[str] | None:
-    """Phrases to favour, None where there are none.
+def checked_phrases(phrases: Sequence[str] | Mapping[str, float] | None) -> Phrases | None:
+    """Phrases to favour, or phrases with weights of their own; None where there are none.
 
     Raises:
         InputError: they are too many, or one is too long.
     """
+    if not phrases:
+        return None
     if len(phrases) > MOST_PHRASES or any(len(phrase) > LONGEST_PHRASE for phrase in phrases):
         raise InputError(f"there can be at most {MOST_PHRASES} phrases, of at most {LONGEST_PHRASE} characters")
-    return list(phrases) or None
-
-
-def plain(words: Sequence[Word]) -> list[dict[str, str | float]]:
-    """Words as our own protocol and others write them."""
-    return [
-        {"word": w.text, "start_s": w.start_s, "end_s": w.end_s, "confidence": round(w.confidence, 4)} for w in words
-    ]
+    return list(phrases.items()) if isinstance(phrases, Mapping) else list(phrases)

@@ -11,7 +11,16 @@ from speechkit import wav
 from speechkit.asr.decoding.words import Word
 from speechkit.errors import InputError
 from speechkit.streaming import opus
-from speechkit.streaming.adapters.adapter import About, Action, Adapter, Audio, Begin, RefusalError, few, seconds
+from speechkit.streaming.adapters.adapter import (
+    About,
+    Action,
+    Adapter,
+    Audio,
+    Begin,
+    RefusalError,
+    checked_phrases,
+    number,
+)
 from speechkit.streaming.command import Finalize, Finish, Settings
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.endpoint import EndpointRules
@@ -40,7 +49,9 @@ class Deepgram(Adapter):
         self.interim = self._flag("interim_results")
         self.vad, self.utterances = self._flag("vad_events"), "utterance_end_ms" in query
         self.rules = self._rules(longest_s)
-        self.phrases = few([_phrase(text) for name in ("keyterm", "keywords") for text in query.get(name, ())])
+        self.phrases = checked_phrases(
+            [_phrase(text) for name in ("keyterm", "keywords") for text in query.get(name, ())]
+        )
         self.channels = round(self._number("channels", 1))
         self.request, self.created = secrets.token_hex(16), datetime.now(UTC).isoformat()
         self.model = ""
@@ -67,7 +78,7 @@ class Deepgram(Adapter):
     def _number(self, name: str, default: float) -> float:
         value = self._last(name)
         try:
-            return default if value is None else seconds(float(value), name)  # neither NaN nor Inf
+            return default if value is None else number(float(value), name)  # neither NaN nor Inf
         except ValueError:
             raise InputError(f"{name} must be a number, got {str(value)[:40]!r}") from None
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speechkit.errors import InputError
-from speechkit.streaming.adapters.adapter import About, Action, Adapter, Answer, Audio, Begin, RefusalError, seconds
+from speechkit.streaming.adapters.adapter import About, Action, Adapter, Answer, Audio, Begin, RefusalError, number
 from speechkit.streaming.command import Finalize, Settings
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.endpoint import EndpointRules
-from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, SpeechStart
+from speechkit.streaming.event import Endpoint, Event, Final, Partial, SpeechStart
 
 FORMATS = {
     "audio/pcm": ("s16le", 24_000), "audio/pcmu": ("mulaw", 8000), "audio/pcma": ("alaw", 8000),
@@ -116,7 +116,7 @@ class OpenAIRealtime(Adapter):
             return EndpointRules(trailing_s=None, silence_s=None, longest_s=longest)
         if not isinstance(detection, Mapping):
             raise InputError("turn_detection must be an object or null")
-        silence = seconds(detection.get("silence_duration_ms") or 1200, "silence_duration_ms") / 1000
+        silence = number(detection.get("silence_duration_ms") or 1200, "silence_duration_ms") / 1000
         return EndpointRules(trailing_s=max(0.1, silence), longest_s=longest)
 
     def _begin(self) -> tuple[Action, ...]:
@@ -144,8 +144,6 @@ class OpenAIRealtime(Adapter):
             case Endpoint(reason="finalize"):
                 empty, self._empty = not self._empty, False
                 return self._completed(None) if empty else ()  # the client waits for an answer
-            case Done():
-                return ()
             case _:
                 return ()
 
@@ -186,7 +184,7 @@ def _format(value: object) -> tuple[str, int]:
     encoding, rate = FORMATS[kind]
     wanted = value.get("rate") if isinstance(value, Mapping) else None
     if wanted is not None and encoding == "s16le":
-        rate = round(seconds(wanted, "rate"))
+        rate = round(number(wanted, "rate"))
         if not 1000 <= rate <= 384_000:
             raise InputError(f"rate must be from 1000 to 384000 Hz, got {rate}")
     return encoding, rate

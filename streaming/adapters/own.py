@@ -6,11 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from speechkit.asr.transcriber import Phrases
+from speechkit.asr.decoding.words import Word
 from speechkit.streaming import command, opus
 from speechkit.streaming.adapters.adapter import (
-    LONGEST_PHRASE,
-    MOST_PHRASES,
     About,
     Action,
     Adapter,
@@ -18,16 +16,14 @@ from speechkit.streaming.adapters.adapter import (
     Begin,
     RefusalError,
     Resume,
-    plain,
+    checked_phrases,
 )
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, Refused, SpeechEnd, SpeechStart
 from speechkit.streaming.opus import OggOpus
 
-Wished = (
-    list[Annotated[str, Field(max_length=LONGEST_PHRASE)]] | dict[str, float] | None
-)  # phrases, or their own weights too
+Wished = list[str] | dict[str, float] | None  # phrases, or their own weights too
 
 
 class Message(BaseModel):
@@ -129,7 +125,7 @@ class Own(Adapter):
             case SetLatency(latency_ms=latency_ms):
                 return (command.SetLatency(latency_ms),)
             case Hotwords(phrases=phrases, weight=weight):
-                return (command.SetPhrases(_phrases(phrases), weight),)
+                return (command.SetPhrases(checked_phrases(phrases), weight),)
             case Close():
                 return (command.Finish(),) if self.config else (*self._begin(Config(type="config")), command.Finish())
             case _:
@@ -142,7 +138,7 @@ class Own(Adapter):
         asked = config.endpoint
         longest = min(self.longest_s, asked.longest_s or self.longest_s)
         rules = EndpointRules(asked.trailing_s, asked.silence_s, longest)
-        phrases = _phrases(config.hotwords)
+        phrases = checked_phrases(config.hotwords)
         ogg = config.encoding == "opus"
         decoder = OggOpus() if ogg else Pcm(config.encoding, config.channels)
         rate = opus.RATE if ogg else config.rate
@@ -171,11 +167,11 @@ class Own(Adapter):
             case Partial():
                 if not config.partials:
                     return ()
-                words: dict[str, Any] = {"words": plain(event.words)} if config.words else {}
+                words: dict[str, Any] = {"words": _words(event.words)} if config.words else {}
                 values: dict[str, Any] = {"segment": event.segment, "text": event.text, "stable": event.stable}
                 return (_text("partial", number, **values, start_s=event.start_s, end_s=event.end_s, **words),)
             case Final():
-                words = {"words": plain(event.words)} if config.words else {}
+                words = {"words": _words(event.words)} if config.words else {}
                 values = {"segment": event.segment, "text": event.text, "reason": event.reason}
                 return (_text("final", number, **values, start_s=event.start_s, end_s=event.end_s, **words),)
             case Endpoint():
@@ -205,12 +201,10 @@ def _parsed(message: str) -> Any:
         raise RefusalError(1007 if broken else 1008, "bad_message", sentence[:300]) from None
 
 
-def _phrases(phrases: Wished) -> Phrases | None:
-    if phrases is not None and len(phrases) > MOST_PHRASES:
-        raise RefusalError(1008, "bad_message", f"there can be at most {MOST_PHRASES} hotwords, got {len(phrases)}")
-    if isinstance(phrases, dict):
-        return list(phrases.items()) or None
-    return phrases or None
+def _words(words: Sequence[Word]) -> list[dict[str, str | float]]:
+    return [
+        {"word": w.text, "start_s": w.start_s, "end_s": w.end_s, "confidence": round(w.confidence, 4)} for w in words
+    ]
 
 
 def _text(kind: str, number: int | None = None, /, **values: Any) -> str:

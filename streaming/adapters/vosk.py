@@ -5,7 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speechkit.errors import InputError
-from speechkit.streaming.adapters.adapter import Action, Adapter, Audio, Begin, Poll, RefusalError, few, seconds
+from speechkit.streaming.adapters.adapter import (
+    Action,
+    Adapter,
+    Audio,
+    Begin,
+    Poll,
+    RefusalError,
+    checked_phrases,
+    number,
+)
 from speechkit.streaming.command import Finalize, Finish, Settings
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.event import Done, Event, Final, Partial
@@ -37,7 +46,7 @@ class Vosk(Adapter):
         told = _object(message)
         if "config" in told:
             if self._begun:
-                raise RefusalError(1008, "bad_message", "`config` comes before any audio")
+                raise RefusalError(1008, "bad_message", "`config` comes once, before any audio")
             config = told["config"]
             if not isinstance(config, Mapping):
                 raise RefusalError(1008, "bad_message", "`config` must be an object")
@@ -53,7 +62,10 @@ class Vosk(Adapter):
         if self._begun:
             return ()
         self._begun = True
-        rate = seconds(config.get("sample_rate", self.rate), "sample_rate")
+        given_rate = config.get("sample_rate", self.rate)
+        if isinstance(given_rate, str) and given_rate.isdecimal():  # which Vosk's server takes
+            given_rate = int(given_rate)
+        rate = number(given_rate, "sample_rate")
         if not 1000 <= rate <= 384_000:
             raise InputError(f"sample_rate must be from 1000 to 384000 Hz, got {rate:g}")
         self.words = bool(config.get("words", False))
@@ -61,7 +73,7 @@ class Vosk(Adapter):
         if phrases is not None and not (isinstance(phrases, list) and all(isinstance(p, str) for p in phrases)):
             raise InputError("phrase_list must be a list of texts")
         given = [phrase for phrase in phrases or [] if phrase != "[unk]"]
-        return (Begin(Settings(rate=round(rate), phrases=few(given)), Pcm(cut=True)),)
+        return (Begin(Settings(rate=round(rate), phrases=checked_phrases(given)), Pcm(cut=True)),)
 
     def tell(self, number: int, event: Event) -> Sequence[str]:
         """Keeps what `polled` says; the answer to ``eof`` comes with the end."""

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from speechkit.errors import InputError
-from speechkit.streaming.adapters.adapter import Adapter, Answer, Audio, Begin, Leave, Poll, RefusalError, Resume
+from speechkit.streaming.adapters.adapter import Adapter, Answer, Audio, Begin, Poll, RefusalError, Resume
 from speechkit.streaming.event import Done
 from speechkit.streaming.pool import LostError
 from speechkit.streaming.server.live import Hall, Live
@@ -120,9 +120,6 @@ class Connection:
                     await self._send(texts)
                 case Poll():
                     await self._send([self.adapter.polled()])
-                case Leave():
-                    await self._close(1000, "")
-                    raise _GoneError(keep=False)
                 case Audio(data):
                     if self.live is not None:
                         await self.live.push(data)

@@ -157,11 +157,19 @@ def server(app: Any, hall: Hall, address: Address, limits: Limits) -> Server:
         lifespan="off", server_header=False, timeout_graceful_shutdown=1, timeout_keep_alive=5,
         ssl_certfile=address.certificate, ssl_keyfile=address.key,
     )  # fmt: skip
+    check_certificate(address)
+    config.load()
+    return Server(config, hall)
+
+
+def check_certificate(address: Address) -> None:
+    """Raises InputError where the certificate cannot be used."""
+    if address.certificate is None:
+        return
     try:
-        config.load()
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(address.certificate, address.key)
     except (OSError, ssl.SSLError) as error:
         raise InputError(f"the certificate {address.certificate} cannot be used: {error}") from None
-    return Server(config, hall)
 
 
 def _announce(address: Address, port: int, notes: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from speechkit.streaming.pool import LostError
 from speechkit.streaming.server.answers import FORMATS, answer, server_sent
 from speechkit.streaming.server.auth import Auth
 from speechkit.streaming.server.live import Hall, Live
+from speechkit.streaming.server.log import say
 
 LEAST_RATE = 8_000  # bytes a second: whoever sends less holds a place for nothing
 TYPES = {401: "invalid_request_error", 503: "server_error", 500: "server_error"}
@@ -115,6 +116,11 @@ class Uploads:
             raise RequestError(413, refused.code, refused.message) from None
         except InputError as broken:
             raise RequestError(400, "bad_audio", str(broken)) from None
+        except RequestError:
+            raise
+        except Exception as failure:
+            say("request_failed", 40, error=repr(failure))
+            raise RequestError(500, "internal", "something went wrong in the server") from None
         finally:
             if session is None:
                 self.hall.places -= 1
@@ -136,7 +142,7 @@ class Uploads:
         length = request.headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
             raise too_much
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise RequestError(400, "bad_request", "the request must be multipart/form-data with a part `file`")
         come, begin = 0, time.monotonic()
 

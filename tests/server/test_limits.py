@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,20 +122,54 @@ def test_two_hundred_clients_that_vanish_leave_every_place_free(engine: Engine) 
             assert [talk.config()["type"] for talk in talks] == ["ready"] * 8
 
 
+WHOLE = b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
 def test_who_never_comes_to_the_end_of_a_request_is_let_go(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take two seconds more."""
     monkeypatch.setattr(run, "REQUEST_S", 1.0)
     with serving(engine) as running, Talk(running.url) as talk:
         talk.config()
         begin = time.perf_counter()
-        for said in (b"", b"GET /v1/stream HTTP/1.1\r\nHost:"):
+        for before, said in ((b"", b""), (b"", b"GET /v1/stream HTTP/1.1\r\nHost:"), (WHOLE, b"GET /ready HTTP/1.1")):
             client = raw.dial(running.port)
+            if before:  # a request that is answered
+                client.sendall(before)
+                assert client.recv(1000).startswith(b"HTTP/1.1 200")
             client.sendall(said)
-            assert raw.rest(client) == b""
+            assert b"HTTP" not in raw.rest(client)
             client.close()
-        assert 1.5 < time.perf_counter() - begin < 2 + 2
+        assert 2.5 < time.perf_counter() - begin < 3 + 3
         talk.say(type="close")
         assert talk.rest()[-1]["type"] == "done"
+
+
+@pytest.mark.parametrize("on_the_way", [True, False])
+def test_hotwords_that_take_long_hold_up_nobody_else(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, on_the_way: bool
+) -> None:
+    real, begun, go_on = Engine.booster, threading.Event(), threading.Event()
+
+    def slow(self: Engine, phrases: Any, weight: float = 2.0) -> Any:
+        if phrases:
+            begun.set()
+            assert go_on.wait(30)
+        return real(self, None, weight)
+
+    monkeypatch.setattr(Engine, "booster", slow)
+    wave = babble(2, seed=1)
+    with serving(engine) as running, Talk(running.url) as talk, Talk(running.url) as other:
+        if on_the_way:
+            talk.config()
+            talk.say(type="hotwords", phrases=["xyz"])
+        else:
+            talk.say(type="config", hotwords=["xyz"], endpoint=NO_RULES)
+        talk.audio(wave)
+        talk.say(type="close")
+        assert begun.wait(10)
+        assert texts(other.whole(wave)) == [running.text(heard(wave))]
+        go_on.set()
+        assert texts(talk.rest()) == [running.text(heard(wave))]
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/realtime"])

@@ -149,6 +149,31 @@ def test_five_connections_after_one_another_leave_one_stream(running: Running) -
     assert running.empty()
 
 
+def test_a_full_server_takes_back_a_client_and_no_other(engine: Engine) -> None:
+    wave = babble(3, seed=6)
+    with serving(engine, streams=2, resume_s=20) as running, Talk(running.url) as other:
+        other.config()
+        first = Talk(running.url)
+        session = first.config(endpoint=RULES)["session"]
+        first.audio(wave)
+        first.say(type="close")
+        drop(first)
+        assert eventually(lambda: any(live.attached is None for live in running.application.hall.lives.values()))
+        with Talk(running.url) as stranger:
+            stranger.say(type="config")
+            assert stranger.rest()[-1]["code"] == "full"
+            assert stranger.closed[0] == 1013
+        with Talk(running.url) as second:
+            second.config(resume=session)
+            assert texts(second.rest()) == texts(uninterrupted_at(engine, wave))
+        assert running.places <= 2
+
+
+def uninterrupted_at(engine: Engine, wave: np.ndarray) -> list[dict[str, Any]]:
+    with serving(engine) as running:
+        return uninterrupted(running, wave)
+
+
 def test_results_wait_for_a_client_that_broke_off_after_its_last_word(running: Running) -> None:
     wave = babble(2, seed=5)
     first = Talk(running.url)
