@@ -104,7 +104,7 @@ class Engine:
             try:
                 module = self.module(context := self.context(latency_ms))
                 state = self.init_state(context, self._plain)
-                x = Chunk(torch.zeros(1, module.first, 1), torch.tensor([module.first]), torch.tensor([False]))
+                x = Chunk(torch.zeros(1, module.chunk, 1), torch.tensor([module.first]), torch.tensor([False]))
                 with torch.inference_mode():
                     self._plain.step(module.step(x, state[0])[0], state[1])
             except InputError:

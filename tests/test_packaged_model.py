@@ -13,6 +13,7 @@ from speechkit import audio, hub
 from speechkit.asr.transcriber import Transcriber
 from speechkit.data.espeak import Espeak
 from speechkit.data.reading import Reading, Style, record, speak
+from speechkit.streaming.engine import Engine
 from speechkit.text import normalize
 from tests.paths import DATA, needs_data
 
@@ -86,3 +87,7 @@ def test_its_streams_say_what_it_says_of_the_whole(
         stream.push(piece)
     with torch.inference_mode():
         assert stream.finish().text == model.transcribe(wave, latency_ms=latency_ms).text
+
+
+def test_a_server_can_run_it_at_every_look_ahead(model: Transcriber) -> None:
+    Engine(model).warm()
