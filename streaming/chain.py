@@ -10,9 +10,13 @@ class Chain:
     """Feeds each module's output chunks to the next; its state is the tuple of theirs.
 
     The grid is set by the module that needs the longest chunk; the modules before it adapt to multiples of their own.
+
+    Args:
+        modules: in their order.
+        chunks: of the grid that one call takes; all modules must be able to.
     """
 
-    def __init__(self, *modules: Streaming[Any]) -> None:
+    def __init__(self, *modules: Streaming[Any], chunks: int = 1) -> None:
         self.modules = modules
         self.stride = 1
         self.chunk = 1
@@ -20,6 +24,8 @@ class Chain:
             self.chunk = lcm(self.chunk, self.stride * module.chunk)
             self.stride *= module.stride
         self.lookahead, self.first = self._grid()
+        self.first += (chunks - 1) * self.chunk
+        self.chunk *= chunks
 
     def _grid(self) -> tuple[int, int]:
         inputs = self.chunk

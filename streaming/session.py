@@ -165,11 +165,12 @@ class Session:
         self._tell()
         decoded = self._steps * self.engine.step_ms / 1000
         spoken = self._spoken_s()
-        reason = None if self._ends else self.rules.reason(decoded, spoken)
+        ends_here = bool(self._ends) and self._ends[0][0] == self._taken
+        reason = None if ends_here else self.rules.reason(decoded, spoken)
         if reason != "length" and self._vad is not None and self._vad.speaking:
             reason = None
         if reason == "length":  # somebody may be speaking: what the model holds back is said first
-            self._ends.append((self._taken, reason))
+            self._ends.appendleft((self._taken, reason))
         elif reason:
             border = self._border + round(self.rules.border_s(decoded, spoken) * self.rate)
             self._close(reason, min(border, self._taken))

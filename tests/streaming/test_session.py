@@ -140,6 +140,27 @@ def test_finalize_ends_a_segment_with_what_was_pushed_before_it(engine: Engine) 
     assert [final.reason for final in found] == ["finalize", "end"]
 
 
+@pytest.mark.parametrize("rules", [EndpointRules(None, None, 1.0), EndpointRules(0.3, 0.3, None), EndpointRules()])
+def test_what_comes_all_at_once_ends_where_it_would_have_ended(engine: Engine, rules: EndpointRules) -> None:
+    """Though the end of the stream is known before the first call."""
+    wave = np.concatenate([babble(3, seed=1), np.zeros(3 * RATE, np.float32), babble(3, seed=2)])
+    expected = finals(heard(engine, wave, rules=rules))
+    session = Session(engine, rules=rules)
+    session.push(wave[: 5 * RATE])
+    session.finalize()
+    session.push(wave[5 * RATE :])
+    session.finish()
+    engine.run([session])
+    cut = finals(session.events())
+    session = Session(engine, rules=rules)
+    session.push(wave)
+    session.finish()
+    engine.run([session])
+    found = finals(session.events())
+    assert [(final.text, final.reason) for final in found] == [(final.text, final.reason) for final in expected]
+    assert len(cut) >= len(found)
+
+
 def test_look_ahead_and_phrases_change_at_a_segments_border(engine: Engine) -> None:
     booster = engine.booster(["abc"], 5.0)
     wave = babble(2)
