@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from speechkit import __version__
 from speechkit.errors import InputError
 from speechkit.files import beside, take_place
-from speechkit.importers import nemo
+from speechkit.importers import archive, nemo, wavtokenizer
 from speechkit.onnx import META
 from speechkit.release import API, Release, assemble
 from speechkit.text import CHARACTERS_FILE, PIECES_FILE, Tokenizer, load_tokenizer
@@ -24,7 +24,8 @@ from speechkit.text import CHARACTERS_FILE, PIECES_FILE, Tokenizer, load_tokeniz
 CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
 TOKENIZERS = (PIECES_FILE, CHARACTERS_FILE)
 FORMAT = 1
-FETCHED = [CONFIG, WEIGHTS, CARD, *TOKENIZERS, "*.nemo"]  # what a model on the hub may consist of
+PUBLISHED = (".nemo", ".ckpt")  # files that others published
+FETCHED = [CONFIG, WEIGHTS, CARD, *TOKENIZERS, "*.nemo", "*.ckpt", "*.yaml"]  # what a model on the hub may consist of
 LARGEST_HALF = torch.finfo(torch.float16).max
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEFAULT = Path(__file__).parent / "models" / "asr"  # the release folder that comes with the package
@@ -139,11 +140,13 @@ def read(path: str | Path, length_rule: str | None = None) -> Release:
 def _read_folder(folder: Path, length_rule: str | None) -> Release:
     if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
         return _read_release(folder, length_rule)
-    published = sorted(folder.glob("*.nemo"))
+    published = [path for suffix in PUBLISHED for path in sorted(folder.glob(f"*{suffix}"))]
     if len(published) == 1:
-        return nemo.read(published[0], length_rule)
+        return _read_file(published[0], length_rule)
     here = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
-    raise InputError(f"{folder} is no model: it needs {CONFIG} and {WEIGHTS}, or one .nemo file; it holds {here}")
+    raise InputError(
+        f"{folder} is no model: it needs {CONFIG} and {WEIGHTS}, or one {', '.join(PUBLISHED)} file; it holds {here}"
+    )
 
 
 def _read_file(path: Path, length_rule: str | None) -> Release:
@@ -152,8 +155,18 @@ def _read_file(path: Path, length_rule: str | None) -> Release:
     with path.open("rb") as file:
         head = file.read(4)
     if head[:2] in (b"PK", b"\x80\x02"):
-        raise InputError(f"{path} is a PyTorch checkpoint, which says nothing of its model: give the release folder")
+        return _read_checkpoint(path)
     raise InputError(f"{path} is no model that speechkit knows: give a release folder, a .nemo file or a hub id")
+
+
+def _read_checkpoint(path: Path) -> Release:
+    """A training program's checkpoint, if it is one whose model can be told from its tensors."""
+    tensors = archive.read_state_dict(path.read_bytes(), str(path), strangers=True)
+    if wavtokenizer.MARK in tensors:
+        beside = sorted(path.parent.glob("*.yaml"))
+        text = beside[0].read_text(encoding="utf-8", errors="replace") if len(beside) == 1 else None
+        return wavtokenizer.read(tensors, str(path), text)
+    raise InputError(f"{path} is a PyTorch checkpoint, which says nothing of its model: give the release folder")
 
 
 def _read_release(folder: Path, length_rule: str | None) -> Release:

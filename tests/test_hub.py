@@ -363,8 +363,8 @@ def test_a_release_without_a_tokenizer_is_refused(folder: Path) -> None:
     [
         (b"", "is no model that speechkit knows"),
         (b"RIFF....WAVE", "is no model that speechkit knows"),
-        (b"PK\x03\x04rest", "is a PyTorch checkpoint"),
-        (b"\x80\x02rest", "is a PyTorch checkpoint"),
+        (b"PK\x03\x04rest", "is no complete PyTorch file"),
+        (b"\x80\x02rest", "is no complete PyTorch file"),
         (b"\x1f\x8bnothing", "is not a complete archive"),
     ],
 )

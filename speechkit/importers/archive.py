@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ MAX_BYTES = 16 << 30  # all that is read of one archive
 SMALL_BYTES = 64 << 20  # below this any compression is believed
 MAX_RATIO = 50  # above it, an archive that unpacks to more than this many times its size is a bomb
 MAX_MEMBERS = 10_000
+MAX_STRANGERS = 100  # classes that a checkpoint may name besides tensors
 
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
@@ -68,20 +70,60 @@ def _check_member(path: Path, member: tarfile.TarInfo) -> None:
         raise InputError(f"{path.name} is refused: its member {member.name!r} is {kind}")
 
 
-def read_pickle(data: bytes, source: str) -> object:
-    """What `torch.save` wrote, tensors and plain values only: a pickle that would run code is refused."""
+def read_pickle(data: bytes, source: str, strangers: bool = False) -> object:
+    """What `torch.save` wrote, tensors and plain values only: a pickle that would run code is refused.
+
+    Args:
+        data: the file.
+        source: of messages.
+        strangers: objects of other classes, such as a training's settings, become empty ones that do nothing; their
+            classes are not imported.
+    """
     _check_zip(data, source)
-    try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named is None:
-            raise InputError(f"{source} is no complete PyTorch file") from error
+    stand_ins: dict[str, Any] = {}
+    for _ in range(2 * MAX_STRANGERS):
+        try:
+            with torch.serialization.safe_globals(list(stand_ins.values())):
+                return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            _stand_in(str(error), stand_ins, strangers, source, error)
+        except Exception as error:  # whatever a damaged pickle makes of torch's reader
+            raise InputError(f"{source} is no complete PyTorch file: {_first_line(error)}") from error
+    raise InputError(f"{source} is refused: it names more than {MAX_STRANGERS} classes besides tensors")
+
+
+def _stand_in(said: str, stand_ins: dict[str, Any], allowed: bool, source: str, error: Exception) -> None:
+    """Adds what torch's reader missed: something of that name that takes everything and does nothing."""
+    filled = re.search(r"Can only (SETITEM|append|extend).* got <class '([\w.]+)'>", said)
+    if filled and filled[2] in stand_ins:
+        stand_ins[filled[2]] = _nothing(filled[2], dict if filled[1] == "SETITEM" else list)
+        return
+    named = re.search(r"GLOBAL ([\w.]+)", said)
+    if named is None:
+        raise InputError(f"{source} is no complete PyTorch file") from error
+    if not allowed or "is blocked" in said:
         raise InputError(
             f"{source} is refused: besides tensors it names {named[1]}, which loading would run"
         ) from error
-    except Exception as error:  # whatever a damaged pickle makes of torch's reader
-        raise InputError(f"{source} is no complete PyTorch file: {_first_line(error)}") from error
+    stand_ins[named[1]] = _nothing(named[1], None)
+
+
+def _nothing(name: str, container: type | None) -> type:
+    """A class of a name whose objects are empty: its own, or plain containers that are then filled."""
+
+    class Nothing:
+        def __new__(cls, *_: object) -> Any:
+            return super().__new__(cls) if container is None else container()
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def __setstate__(self, _: object) -> None:
+            pass
+
+    Nothing.__module__, _, own = name.rpartition(".")
+    Nothing.__name__ = Nothing.__qualname__ = own
+    return Nothing
 
 
 def _first_line(error: Exception) -> str:
@@ -100,9 +142,9 @@ def _check_zip(data: bytes, source: str) -> None:
         raise InputError(f"{source} is refused: it would unpack to far more than its own size")
 
 
-def read_state_dict(data: bytes, source: str) -> dict[str, Tensor]:
-    """A plain dictionary of tensors that `torch.save` wrote."""
-    state = read_pickle(data, source)
+def read_state_dict(data: bytes, source: str, strangers: bool = False) -> dict[str, Tensor]:
+    """A plain dictionary of tensors that `torch.save` wrote; arguments as of `read_pickle`."""
+    state = read_pickle(data, source, strangers)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -193,6 +193,32 @@ def _describe(path: Path, about: dict[str, Any]) -> None:
 
 
 @torch.inference_mode()
+def nemo_heads_parity(transcriber: Transcriber, folder: Path) -> list[Parity]:
+    """The transducer's two small graphs in this layout beside the model, on noise."""
+    torch.manual_seed(0)
+    model = transcriber.network
+    if model.predictor is None or model.joiner is None:
+        return []
+    decoder, joiner = NemoDecoder(PredictorStep(model.predictor, model.joiner)), NemoJoiner(JointStep(model.joiner))
+    rows, found = 3, []
+    hidden = torch.randn(model.predictor.layers, rows, model.predictor.dim)
+    given = (
+        torch.arange(rows, dtype=torch.int32)[:, None],
+        torch.ones(rows, dtype=torch.int32),
+        hidden,
+        hidden.flip(0),
+    )
+    pairs = list(zip(decoder(*given), OnnxGraph(folder / "decoder.onnx")(*given), strict=True))
+    found.append(compared(None, "decoder.onnx", [(ours.float(), theirs.float()) for ours, theirs in pairs]))
+    steps = torch.randn(rows, model.encoder.dim, 1)
+    out = pairs[0][0]
+    found.append(
+        compared(None, "joiner.onnx", [(joiner(steps, out), OnnxGraph(folder / "joiner.onnx")(steps, out)[0])])
+    )
+    return found
+
+
+@torch.inference_mode()
 def nemo_parity(transcriber: Transcriber, path: Path, context: Context, chunks: int = 20) -> Parity:
     """Chained calls of an encoder's graph in this layout beside the model's stream, on noise for features."""
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from speechkit.errors import InputError
 from speechkit.files import beside, take_place
 from speechkit.onnx import META, WEIGHTS
 from speechkit.onnx.check import TOLERANCE, WORSE, Parity, parity, word_errors
-from speechkit.onnx.nemo import AUTHOR, TOKENS, nemo_parity, write_nemo
+from speechkit.onnx.nemo import AUTHOR, TOKENS, nemo_heads_parity, nemo_parity, write_nemo
 from speechkit.onnx.nemo import ENCODERS as NEMO_ENCODERS
 from speechkit.onnx.read import read
 from speechkit.onnx.write import reduced, write
@@ -158,6 +158,7 @@ def export_nemo(
                     if precision != "fp32":
                         REDUCE[precision](path)
                     _check_parity(precision, [nemo_parity(transcriber, path, context)], say)
+                _check_parity("fp32", nemo_heads_parity(transcriber, place), say)
     return {name or precisions[0]: places[key] for key, name in names.items()}
 
 

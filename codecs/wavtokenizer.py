@@ -1,0 +1,114 @@
+"""WavTokenizer (Ji et al. 2024): samples to one code for every hop, and back."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from speechkit.codecs.quantizers import VectorQuantizer
+from speechkit.codecs.seanet import SeanetEncoder
+from speechkit.codecs.vocos import VocosDecoder
+from speechkit.streaming.chain import Chain
+from speechkit.streaming.state import Chunk
+
+
+class Reconstruction(NamedTuple):
+    """What training compares with what it was made of."""
+
+    wave: Tensor  # (batch, frames * hop)
+    codes: Tensor  # (batch, frames)
+    commitment: Tensor  # scalar
+
+
+class WavTokenizer(nn.Module):
+    """A codec with one codebook.
+
+    Args:
+        encoder: samples to latents.
+        quantizer: latents to codes.
+        decoder: latents to samples.
+        rate: of the samples, Hz.
+    """
+
+    def __init__(
+        self, encoder: SeanetEncoder, quantizer: VectorQuantizer, decoder: VocosDecoder, rate: int = 24_000
+    ) -> None:
+        super().__init__()
+        if encoder.hop != decoder.hop:
+            raise ValueError(f"encoder and decoder must have one hop, got {encoder.hop} and {decoder.hop} samples")
+        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+        self.rate, self.hop = rate, encoder.hop
+
+    @property
+    def size(self) -> int:
+        """Codes that there are."""
+        return self.quantizer.size
+
+    @property
+    def codes_per_second(self) -> float:
+        """Of one codebook."""
+        return self.rate / self.hop
+
+    def encode(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, samples) at `rate`, (batch,) -> (batch, codes) int64, (batch,); rows do not depend on one another."""
+        latents, counts = self.encoder(wave, lengths)
+        return self.quantizer.encode(latents), counts
+
+    def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, codes), (batch,) -> (batch, codes * hop), (batch,) samples: the last hop is whole."""
+        wave, samples = self.decoder(self.quantizer.decode(codes), lengths)
+        return wave, samples
+
+    def forward(self, wave: Tensor, lengths: Tensor) -> Reconstruction:
+        """(batch, samples), (batch,) -> what comes back, with the gradient of all three parts."""
+        latents, counts = self.encoder(wave, lengths)
+        mask = torch.arange(latents.shape[1], device=counts.device) < counts[:, None]
+        quantized = self.quantizer(latents, None if bool(mask.all()) else mask)
+        return Reconstruction(self.decoder(quantized.values, counts)[0], quantized.codes, quantized.loss)
+
+    def encoding(self, chunks: int = 1) -> Chain:
+        """Streams samples (batch, time, 1) to codes (batch, codes, 1), so many codes a call."""
+        return Chain(*self.encoder.parts(), ToCodes(self.quantizer), chunks=chunks)
+
+    def decoding(self, chunks: int = 1) -> Chain:
+        """Streams codes (batch, time, 1) to samples (batch, time, hop), so many codes a call; errors as `streaming`."""
+        return Chain(FromCodes(self.quantizer), *self.decoder.streaming(), chunks=chunks)
+
+
+class _Pointwise(nn.Module, ABC):
+    """A part that needs no state."""
+
+    chunk = first = stride = 1
+    lookahead = 0
+
+    def __init__(self, quantizer: VectorQuantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def init_state(self, batch: int) -> Tensor:
+        """Nothing, in a tensor."""
+        return self.quantizer.codebook.embed.new_zeros(batch, 0)
+
+    @abstractmethod
+    def _changed(self, x: Tensor) -> Tensor:
+        """(batch, time, dim) -> (batch, time, dim')."""
+
+    def step(self, x: Chunk, state: Any) -> tuple[Chunk, Any]:
+        """(batch, time, dim) -> (batch, time, dim')."""
+        valid = torch.arange(x.values.shape[1], device=x.lengths.device) < x.lengths[:, None]
+        return x._replace(values=self._changed(x.values) * valid[..., None]), state
+
+
+class ToCodes(_Pointwise):
+    """Latents to codes."""
+
+    def _changed(self, x: Tensor) -> Tensor:
+        return self.quantizer.encode(x)[..., None]
+
+
+class FromCodes(_Pointwise):
+    """Codes to latents."""
+
+    def _changed(self, x: Tensor) -> Tensor:
+        return self.quantizer.decode(x[..., 0].long())

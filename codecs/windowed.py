@@ -1,0 +1,64 @@
+"""Decoding in windows, for decoders that hear everything at once: bounded memory, and no joint to be heard."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from speechkit.codecs.wavtokenizer import WavTokenizer
+
+WINDOW_S = 3.0  # what the published decoders were trained on
+BESIDE_S = 0.65  # of a window at either side that only helps: as far as the convolutions see (specification, 4.1)
+FADE_S = 0.1  # over which one window becomes the next
+
+
+class Windowed:
+    """Windows of codes that overlap; from the middle of each overlap on, the later one is heard.
+
+    Args:
+        model: decodes a window.
+        window_s: its length.
+        beside_s: codes at either side whose samples are not used.
+        fade_s: over which two windows are mixed, in equal parts of amplitude.
+    """
+
+    def __init__(
+        self, model: WavTokenizer, window_s: float = WINDOW_S, beside_s: float = BESIDE_S, fade_s: float = FADE_S
+    ) -> None:
+        self.model, per_second = model, model.codes_per_second
+        self.beside = round(beside_s * per_second)
+        self.fade = max(1, round(fade_s * per_second))  # codes
+        self.step = max(1, round(window_s * per_second) - 2 * self.beside - self.fade)
+        self.size = self.step + 2 * self.beside + self.fade
+
+    @torch.inference_mode()
+    def run(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pieces (codes,) -> pieces (samples,), ``hop`` for every code."""
+        waiting, begun = torch.zeros(0, dtype=torch.int64), False
+        tail: Tensor | None = None  # (fade * hop,) of the window before
+        for piece in pieces:
+            waiting = torch.cat([waiting, piece])
+            while len(waiting) > self.size:
+                wave = self._decoded(waiting[: self.size])
+                first = self.beside * self.model.hop if begun else 0
+                last = (self.size - self.beside) * self.model.hop
+                yield self._joined(wave[first : last - self.fade * self.model.hop], tail)
+                tail = wave[last - self.fade * self.model.hop : last]
+                # The next window's used part begins where this tail does.
+                waiting = waiting[self.size - 2 * self.beside - self.fade :]
+                begun = True
+        if len(waiting):
+            wave = self._decoded(waiting)
+            yield self._joined(wave[self.beside * self.model.hop if begun else 0 :], tail)
+
+    def _decoded(self, codes: Tensor) -> Tensor:
+        wave, _ = self.model.decode(codes[None], torch.tensor([len(codes)]))
+        return wave[0]
+
+    def _joined(self, wave: Tensor, tail: Tensor | None) -> Tensor:
+        if tail is None:
+            return wave
+        count = min(len(tail), len(wave))
+        up = (torch.arange(count) + 0.5) / count
+        mixed = wave[:count] * up + tail[:count] * (1 - up)
+        return torch.cat([mixed, wave[count:]])
