@@ -408,3 +408,35 @@ def test_one_that_sends_all_at_once_does_not_slow_down_those_that_speak(engine: 
         print(f"p95 {p95[0]:.0f} ms alone, {p95[1]:.0f} ms beside a flood, calls of {1000 * call:.0f} ms")
         assert min(len(alone), len(beside)) > 30
         assert p95[1] < 1.5 * p95[0] + 3 * 1000 * call
+
+
+def test_one_that_reads_nothing_does_not_slow_down_those_that_speak(engine: Engine) -> None:
+    """Once its buffers are full nothing more is heard of it; until then it is as one that sends all at once."""
+    with serving(engine, send_buffer=4096, send_s=60, resume_s=0.2) as running:
+        alone = delays(running)
+        slow, _ = raw.knock(running.port, receive_buffer=2048)
+        small_buffers(running)
+        slow.sendall(raw.message(type="config", endpoint=NO_RULES, latency_ms=0))
+        over = threading.Event()
+
+        def flood() -> None:
+            with suppress(OSError):
+                while not over.is_set():
+                    slow.sendall(raw.frame(pcm(babble(1, seed=5))))
+
+        sender = threading.Thread(target=flood)
+        sender.start()
+        try:
+            begin = running.metric("speechkit_step_seconds_sum"), running.metric("speechkit_step_seconds_count")
+            beside = delays(running)
+            spent = running.metric("speechkit_step_seconds_sum") - begin[0]
+            call = spent / (running.metric("speechkit_step_seconds_count") - begin[1])
+        finally:
+            over.set()
+            slow.shutdown(2)
+            sender.join(10)
+            slow.close()
+        p95 = [1000 * float(np.quantile(found, 0.95)) for found in (alone, beside)]
+        print(f"p95 {p95[0]:.0f} ms alone, {p95[1]:.0f} ms beside a slow reader, calls of {1000 * call:.0f} ms")
+        assert min(len(alone), len(beside)) > 30
+        assert p95[1] < 2 * p95[0] + 3 * 1000 * call
