@@ -48,11 +48,13 @@ def _networks(module: Any) -> list[nn.Module]:
     """The networks that a streaming module is made of."""
     if isinstance(module, nn.Module):
         return [module]
-    inner = [value for value in vars(module).values() if isinstance(value, nn.Module)]
-    return inner + [network for part in getattr(module, "modules", ()) for network in _networks(part)]
+    parts = module if isinstance(module, list | tuple) else vars(module).values() if hasattr(module, "__dict__") else ()
+    return [network for part in parts if not isinstance(part, str) for network in _networks(part)]
 
 
-def export_stream(module: Streaming[Any], path: Path, dim: int, room: int | None = None) -> Interface:
+def export_stream(
+    module: Streaming[Any], path: Path, dim: int, room: int | None = None, codes: int | None = None
+) -> Interface:
     """Writes a streaming module's graph: (batch, room, dim) inputs, with a dynamic batch and a fixed state.
 
     Args:
@@ -60,6 +62,7 @@ def export_stream(module: Streaming[Any], path: Path, dim: int, room: int | None
         path: the file, ``.onnx``.
         dim: of the inputs.
         room: inputs that a call has room for; `chunk` where none is given.
+        codes: inputs are whole numbers under this one; else they are of the state's type.
 
     Returns:
         What `OnnxStream` needs to know.
@@ -70,17 +73,20 @@ def export_stream(module: Streaming[Any], path: Path, dim: int, room: int | None
         fields = [leaf for leaf in leaves(state) if leaf.numel()]
         stems = [name for name, leaf in zip(names(state), leaves(state), strict=True) if leaf.numel()]
         stems = [f"state_{name}" for name in stems]
-        values = torch.randn(EXAMPLE_ROWS, room, dim, dtype=_float(fields))
+        shape = (EXAMPLE_ROWS, room, dim)
+        values = torch.randint(codes, shape) if codes else torch.randn(shape, dtype=_float(fields))
         lengths, last = torch.tensor([module.first, 1]), torch.tensor([False, True])
-        module.step(Chunk(values, lengths, last), state)  # what a module prepares at its first step is then there
+        y, _ = module.step(
+            Chunk(values, lengths, last), state
+        )  # what a module prepares at its first step is then there
         export_function(
             _Step(module, state), (values, lengths, last, fields), path,
             [*INPUTS, *stems], [*OUTPUTS, *(f"{name}{NEXT}" for name in stems)],
         )  # fmt: skip
     described = [_field(name, leaf) for name, leaf in zip(stems, fields, strict=True)]
-    dtype = str(values.dtype).removeprefix("torch.")
     return Interface(
-        module.chunk, module.first, module.stride, module.lookahead, room, dim, dtype, tuple(described)
+        module.chunk, module.first, module.stride, module.lookahead, room, dim, _name(values), tuple(described),
+        _name(y.values),
     )  # fmt: skip
 
 
@@ -92,7 +98,12 @@ def _field(name: str, leaf: Tensor) -> Field:
     row = leaf[0]
     same = bool((row == row.flatten()[0]).all())
     initial = row.flatten()[0].item() if same else row.tolist()
-    return Field(name, str(leaf.dtype).removeprefix("torch."), tuple(row.shape), initial)
+    return Field(name, _name(leaf), tuple(row.shape), initial)
+
+
+def _name(x: Tensor) -> str:
+    """Numpy's name of a tensor's type."""
+    return str(x.dtype).removeprefix("torch.")
 
 
 def export_function(

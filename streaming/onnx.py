@@ -46,8 +46,9 @@ class Interface:
     lookahead: int
     room: int  # inputs that one call has room for: `chunk` or a multiple of it
     dim: int  # of the inputs
-    dtype: str  # of inputs and outputs
+    dtype: str  # of the inputs
     state: tuple[Field, ...]
+    outputs: str = "float32"  # their dtype
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -68,8 +69,9 @@ class Interface:
         made = cls(**{**found, "state": fields})
         for name, least in (("chunk", 1), ("first", 1), ("stride", 1), ("lookahead", 0), ("room", 1), ("dim", 1)):
             whole(name, getattr(made, name), least)
-        if made.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {made.dtype!r:.50}")
+        for kind in (made.dtype, made.outputs):
+            if kind not in DTYPES:
+                raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {kind!r:.50}")
         return made
 
 
@@ -102,7 +104,9 @@ class OnnxStream:
         values = torch.nn.functional.pad(x.values, (0, 0, 0, room - x.values.shape[1]))
         dtype = getattr(torch, self.interface.dtype)
         y, lengths, last, *new = self._graph(values.to(dtype), x.lengths, x.last, *state)
-        return Chunk(y.to(x.values.dtype), lengths, last), self._state(*new)
+        if y.is_floating_point() and x.values.is_floating_point():
+            y = y.to(x.values.dtype)
+        return Chunk(y, lengths, last), self._state(*new)
 
 
 class OnnxGraph:

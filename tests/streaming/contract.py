@@ -26,13 +26,20 @@ class Case:
     multiples: tuple[int, ...] = (1,)  # of `chunk` that a call may take
     dense: bool = True  # an output for every `stride` inputs; decoders give what they find
     tolerance: float = 1e-9  # double precision's rounding
+    codes: int | None = None  # inputs are whole numbers under this one
+
+    def draw(self, count: int) -> Tensor:
+        """(count, dim) random inputs."""
+        if self.codes is not None:
+            return torch.randint(self.codes, (count, self.dim)).double()
+        return torch.randn(count, self.dim, dtype=torch.double)
 
     def inputs(self, count: int) -> list[Tensor]:
         """Nothing, one input, what ends on the grid, one more, the longest, and `count` of random length; shuffled."""
         grid = self.module.first + self.module.chunk
         lengths = [0, 1, grid, grid + 1, self.longest] + [random.randint(2, self.longest) for _ in range(count)]
         random.shuffle(lengths)
-        return [torch.randn(n, self.dim, dtype=torch.double) for n in lengths]
+        return [self.draw(n) for n in lengths]
 
     def expected(self, x: Tensor) -> Tensor:
         """What `forward` gives for one sequence."""
@@ -132,7 +139,7 @@ def _idle_rows_rest(x: Chunk, y: Chunk, old: Any, new: Any) -> None:
 def outputs_come_in_time_and_see_no_further(case: Case) -> None:
     """Nothing depends on input beyond the declared look-ahead, and nothing is held back longer than that."""
     module = case.module
-    x = torch.randn(case.longest, case.dim, dtype=torch.double)
+    x = case.draw(case.longest)
     whole, stream, fed, given = case.expected(x), Stream(module), 0, 0
     while fed + module.chunk < len(x):
         size = module.first if fed == 0 else module.chunk
@@ -140,7 +147,7 @@ def outputs_come_in_time_and_see_no_further(case: Case) -> None:
         fed += size
         due = (fed - module.lookahead - 1) // module.stride + 1
         assert not case.dense or given >= min(due, len(whole)), f"{given} outputs after {fed} inputs, {due} were due"
-        changed = torch.cat([x[:fed], torch.randn_like(x[fed:])])
+        changed = torch.cat([x[:fed], case.draw(len(x) - fed)])
         case.close(case.expected(changed)[:given], whole[:given])
 
 
@@ -148,7 +155,7 @@ def outputs_come_in_time_and_see_no_further(case: Case) -> None:
 def streams_can_be_moved_forked_and_batched(case: Case) -> None:
     """A state is data: saved, split, stacked and selected, it goes on as if nothing had happened."""
     module = case.module
-    sequences = [torch.randn(case.longest, case.dim, dtype=torch.double) for _ in range(3)]
+    sequences = [case.draw(case.longest) for _ in range(3)]
     for multiple in case.multiples:
         for actual, x in zip(run(module, sequences, batch=2, chunks=multiple), sequences, strict=True):
             case.close(actual, case.expected(x))
