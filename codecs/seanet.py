@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from speechkit.nn.masks import valid_mask
-from speechkit.nn.window import Window, WindowState
+from speechkit.nn.window import Window, WindowState, full
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.state import Chunk
 
@@ -29,15 +29,11 @@ class Convolution(nn.Module):
         self.stride, self.lookahead = window.stride, window.lookahead
         self.conv = nn.Conv1d(in_dim, out_dim, kernel, window.stride)
 
-    def _convolved(self, seen: Tensor) -> Tensor:
-        x = seen.transpose(1, 2)
-        return self.conv(F.elu(x) if self.activate else x).transpose(1, 2)
-
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, time, dim) and (batch,) -> (batch, ceil(time / stride), dim'), zero after each row's end."""
+        """(batch, dim, time) and (batch,) -> (batch, dim', ceil(time / stride)), zero after each row's end."""
         counts = self.window.counts(lengths)
-        y = self._convolved(self.window.whole(x, lengths))
-        return y * valid_mask(counts, y.shape[1])[..., None], counts
+        y = self.conv(self.window.whole(F.elu(x) if self.activate else x, lengths))
+        return _ended(y, counts), counts
 
     def init_state(self, batch: int) -> WindowState:
         """State of `batch` streams that have not begun."""
@@ -46,8 +42,8 @@ class Convolution(nn.Module):
     def step(self, x: Chunk, state: WindowState) -> tuple[Chunk, WindowState]:
         """(batch, k * stride, dim) -> (batch, k, dim')."""
         seen, count, last, new = self.window.step(x, state)
-        y = self._convolved(seen)
-        return Chunk(y * valid_mask(count, y.shape[1])[..., None], count, last), new
+        y = self.conv(F.elu(seen) if self.activate else seen)
+        return Chunk(_ended(y, count).transpose(1, 2), count, last), new
 
 
 class ResidualUnit(nn.Module):
@@ -62,15 +58,13 @@ class ResidualUnit(nn.Module):
         self.widen = nn.Conv1d(dim // compress, dim, 1)
         self.shortcut = nn.Conv1d(dim, dim, 1)
 
-    def _unit(self, seen: Tensor) -> Tensor:
-        x = seen.transpose(1, 2)
-        inner = self.widen(F.elu(self.narrow(F.elu(x))))
-        own = x[..., self.window.left : self.window.left + inner.shape[-1]]
-        return (self.shortcut(own) + inner).transpose(1, 2)
+    def _unit(self, own: Tensor, activated: Tensor) -> Tensor:
+        inner = F.elu(self.narrow(activated))
+        return _pointwise(self.widen, inner, _pointwise(self.shortcut, own))
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, time, dim) and (batch,) -> the same shapes."""
-        return self._unit(self.window.whole(x, lengths)) * valid_mask(lengths, x.shape[1])[..., None], lengths
+        """(batch, dim, time) and (batch,) -> the same shapes."""
+        return _ended(self._unit(x, self.window.whole(F.elu(x), lengths)), lengths), lengths
 
     def init_state(self, batch: int) -> WindowState:
         """State of `batch` streams that have not begun."""
@@ -79,8 +73,21 @@ class ResidualUnit(nn.Module):
     def step(self, x: Chunk, state: WindowState) -> tuple[Chunk, WindowState]:
         """(batch, time, dim) -> (batch, time, dim)."""
         seen, count, last, new = self.window.step(x, state)
-        y = self._unit(seen)
-        return Chunk(y * valid_mask(count, y.shape[1])[..., None], count, last), new
+        own = seen[..., self.window.left : self.window.left + x.values.shape[1]]
+        return Chunk(_ended(self._unit(own, F.elu(seen)), count).transpose(1, 2), count, last), new
+
+
+def _pointwise(layer: nn.Conv1d, x: Tensor, added: Tensor | None = None) -> Tensor:
+    """A convolution of one tap, as the product that it is, added to something else."""
+    assert layer.bias is not None
+    weight = layer.weight[..., 0].expand(x.shape[0], -1, -1)
+    before = layer.bias[:, None] if added is None else added + layer.bias[:, None]
+    return torch.baddbmm(before, weight, x)
+
+
+def _ended(x: Tensor, lengths: Tensor) -> Tensor:
+    """(batch, dim, time), zero after each row's end."""
+    return x * valid_mask(lengths, x.shape[-1])[:, None]
 
 
 class LstmState(NamedTuple):
@@ -101,8 +108,9 @@ class SkipLstm(nn.Module):
         self.lstm = nn.LSTM(dim, dim, layers, batch_first=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, time, dim) and (batch,) -> the same shapes."""
-        return (self.lstm(x)[0] + x) * valid_mask(lengths, x.shape[1])[..., None], lengths
+        """(batch, dim, time) and (batch,) -> the same shapes."""
+        steps = x.transpose(1, 2)
+        return _ended((self.lstm(steps)[0] + steps).transpose(1, 2), lengths), lengths
 
     def init_state(self, batch: int) -> LstmState:
         """State of `batch` streams that have not begun."""
@@ -115,6 +123,10 @@ class SkipLstm(nn.Module):
 
     def step(self, x: Chunk, state: LstmState) -> tuple[Chunk, LstmState]:
         """(batch, time, dim) -> (batch, time, dim)."""
+        if full(x):
+            h, c = (part.transpose(0, 1).contiguous() for part in state)
+            y, (h, c) = self.lstm(x.values, (h, c))
+            return x._replace(values=y + x.values), LstmState(h.transpose(0, 1), c.transpose(0, 1))
         mask = valid_mask(x.lengths, x.values.shape[1])[..., None]
         y, hidden, cell = x.values, [], []
         for layer, weights in enumerate(self._weights()):
@@ -199,10 +211,10 @@ class SeanetEncoder(nn.Module):
 
         A row's latents are those that it has alone, whatever is behind its end.
         """
-        x = wave[..., None] * valid_mask(lengths, wave.shape[1])[..., None]
+        x = _ended(wave[:, None], lengths)
         for part in self.parts():
             x, lengths = part(x, lengths)
-        return x, lengths
+        return x.transpose(1, 2), lengths
 
 
 def normalize_weights(module: nn.Module) -> None:

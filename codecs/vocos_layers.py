@@ -72,12 +72,12 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def compute(self, seen: Tensor, mask: Tensor) -> Tensor:
-        """(batch, left + time + right, dim) and (batch, time, 1) -> (batch, time, dim')."""
+        """(batch, dim, left + time + right) and (batch, time, 1) -> (batch, time, dim')."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, time, dim) and (batch,) -> (batch, time, dim'), zero after each row's end."""
         mask = valid_mask(lengths, x.shape[1])[..., None]
-        return self.compute(self.window.whole(x, lengths), mask) * mask, lengths
+        return self.compute(self.window.whole(x.transpose(1, 2), lengths), mask) * mask, lengths
 
     def init_state(self, batch: int) -> WindowState:
         """State of `batch` streams that have not begun."""
@@ -99,7 +99,7 @@ class Embed(Layer):
 
     def compute(self, seen: Tensor, mask: Tensor) -> Tensor:
         """As `Layer.compute`."""
-        return self.conv(seen.transpose(1, 2)).transpose(1, 2)
+        return self.conv(seen).transpose(1, 2)
 
 
 class NormConvolution(nn.Module):
@@ -121,8 +121,8 @@ class NormConvolution(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, time, dim) and (batch,) -> the same shapes."""
         mask = valid_mask(lengths, x.shape[1])[..., None]
-        seen = self.window.whole(self._activated(x, mask), lengths)
-        return self.conv(seen.transpose(1, 2)).transpose(1, 2) * mask, lengths
+        seen = self.window.whole(self._activated(x, mask).transpose(1, 2), lengths)
+        return self.conv(seen).transpose(1, 2) * mask, lengths
 
     def init_state(self, batch: int) -> WindowState:
         """State of `batch` streams that have not begun."""
@@ -133,7 +133,7 @@ class NormConvolution(nn.Module):
         mask = valid_mask(x.lengths, x.values.shape[1])[..., None]
         seen, count, last, new = self.window.step(x._replace(values=self._activated(x.values, mask)), state)
         mask = valid_mask(count, x.values.shape[1])[..., None]
-        return Chunk(self.conv(seen.transpose(1, 2)).transpose(1, 2) * mask, count, last), new
+        return Chunk(self.conv(seen).transpose(1, 2) * mask, count, last), new
 
 
 class ResidualBlock(nn.Module):
@@ -264,8 +264,8 @@ class ConvNextBlock(Layer):
 
     def compute(self, seen: Tensor, mask: Tensor) -> Tensor:
         """As `Layer.compute`."""
-        x = self.norm(self.depthwise(seen.transpose(1, 2)).transpose(1, 2))
-        own = seen[:, self.window.left : self.window.left + mask.shape[1]]
+        x = self.norm(self.depthwise(seen).transpose(1, 2))
+        own = seen[..., self.window.left : self.window.left + mask.shape[1]].transpose(1, 2)
         return own + self.gamma * self.narrow(F.gelu(self.widen(x)))
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from speechkit.streaming.state import Chunk
 
@@ -13,7 +14,7 @@ MODES = ("reflect", "zeros")
 class WindowState(NamedTuple):
     """The inputs that windows to come still see."""
 
-    left: Tensor  # (batch, span - 1, dim)
+    left: Tensor  # (batch, dim, span - 1)
     taken: Tensor  # (batch,) int64 inputs so far
     given: Tensor  # (batch,) int64 windows so far
 
@@ -46,7 +47,7 @@ class Window:
         if total < 0:
             raise ValueError(f"a convolution that skips inputs cannot be padded: kernel {kernel}, stride {stride}")
         self.left = total if causal else total - total // 2
-        self.most = max(self.left, total - self.left)  # without what the last window lacks
+        self.right = total - self.left
         self.chunk = stride
         self.lookahead = self.span - self.left - 1
         self.first = self.lookahead % stride + 1
@@ -56,39 +57,68 @@ class Window:
         return (lengths + self.stride - 1).div(self.stride, rounding_mode="floor")
 
     def whole(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(batch, time, dim) -> (batch, inputs that ``ceil(time / stride)`` windows see, dim)."""
-        windows = -(-x.shape[1] // self.stride)
-        position = torch.arange((windows - 1) * self.stride + self.span, device=x.device) - self.left
-        return _taken(x, self._inside(position.expand(x.shape[0], -1), lengths), torch.zeros_like(lengths))
+        """(batch, dim, time), zero after each row's end -> (batch, dim, what ``ceil(time / stride)`` windows see)."""
+        time = x.shape[-1]
+        windows = -(-time // self.stride)
+        after = (windows - 1) * self.stride + self.span - self.left - time
+        if self.mode == "zeros" or self.span == self.stride:
+            return F.pad(x, (self.left, after))
+        if time <= self.left:
+            x = F.pad(x, (0, self.left + 1 - time))
+            after -= x.shape[-1] - time
+        mirror = x[..., 1 : self.left + 1].flip(-1)
+        spare = self.right + self.stride  # what may lie behind a row's end
+        seen = torch.cat([mirror, x, x.new_zeros(*x.shape[:2], max(after, 0) + spare)], dim=-1)
+        behind = lengths[:, None] + torch.arange(spare, device=x.device)
+        index = self._inside(behind, lengths)[:, None].expand(-1, x.shape[1], -1)
+        values = x.gather(-1, index.clamp(0, x.shape[-1] - 1)) * (index >= 0)
+        seen = seen.scatter(-1, (behind + self.left)[:, None].expand(-1, x.shape[1], -1), values)
+        return seen[..., : (windows - 1) * self.stride + self.span]
 
     def init_state(self, like: Tensor, batch: int, dim: int) -> WindowState:
         """State of `batch` streams that have not begun, of the type and on the device of a tensor."""
         count = torch.zeros(batch, dtype=torch.int64, device=like.device)
-        left = torch.zeros(batch, self.span - 1, dim, dtype=like.dtype, device=like.device)
+        left = torch.zeros(batch, dim, self.span - 1, dtype=like.dtype, device=like.device)
         return WindowState(left, count, count.clone())
 
     def step(self, x: Chunk, state: WindowState) -> tuple[Tensor, Tensor, Tensor, WindowState]:
-        """One call, with room for a multiple of `stride`.
+        """One call, (batch, time, dim) with room for a multiple of `stride`.
 
         Returns:
-            What ``room / stride`` windows see (batch, inputs, dim), how many of them are there (batch,), whether the
+            What ``room / stride`` windows see (batch, dim, inputs), how many of them are there (batch,), whether the
             stream is over (batch,), and the state.
         """
         room = x.values.shape[1] // self.stride
-        buffer = torch.cat([state.left, x.values], dim=1)
+        buffer = torch.cat([state.left, x.values.transpose(1, 2)], dim=-1)
+        if full(x) and int(state.taken) >= self.span:
+            return self._next(buffer, x, state, room)
         before = state.taken - (self.span - 1)  # input that the buffer begins with
         taken = state.taken + x.lengths
         enough = (taken - self.lookahead - 1).div(self.stride, rounding_mode="floor") + 1
         ready = torch.where(x.last, self.counts(taken), enough.clamp(min=0))
         count = (ready - state.given).clamp(0, room)
         span = torch.arange((room - 1) * self.stride + self.span, device=x.lengths.device) - self.left
-        position = state.given[:, None] * self.stride + span
         lengths = torch.where(x.last, taken, taken + self.span)  # nobody sees the end of a sequence that goes on
-        seen = _taken(buffer, self._inside(position, lengths), before)
+        index = self._inside(state.given[:, None] * self.stride + span, lengths)
+        seen = _gathered(buffer, index - before[:, None]) * (index >= 0)[:, None]
         kept = x.lengths[:, None] + torch.arange(self.span - 1, device=x.lengths.device)
-        left = buffer.gather(1, kept[..., None].expand(-1, -1, buffer.shape[2]))
         given = state.given + count
-        return seen, count, x.last & (given >= ready), WindowState(left, taken, given)
+        return seen, count, x.last & (given >= ready), WindowState(_gathered(buffer, kept), taken, given)
+
+    def _next(
+        self, buffer: Tensor, x: Chunk, state: WindowState, room: int
+    ) -> tuple[Tensor, Tensor, Tensor, WindowState]:
+        """What `step` gives a single stream in its middle, without looking up where everything lies."""
+        taken, given = int(state.taken), int(state.given)
+        begin = given * self.stride - self.left - (taken - (self.span - 1))
+        seen = buffer[..., begin : begin + (room - 1) * self.stride + self.span]
+        left = buffer[..., x.values.shape[1] :]
+        return (
+            seen,
+            state.given.new_full((1,), room),
+            x.last,
+            WindowState(left, state.taken + x.lengths, state.given + room),
+        )
 
     def _inside(self, position: Tensor, lengths: Tensor) -> Tensor:
         """Which input lies at a position (batch, count), -1 where it is zero."""
@@ -96,13 +126,18 @@ class Window:
         if self.mode == "zeros":
             return torch.where((position >= 0) & (position < length), position, -1)
         lacking = self.counts(length) * self.stride - length
-        end = torch.maximum(length, torch.clamp(self.span - self.stride - self.left + lacking, min=self.left) + 1) - 1
+        end = torch.maximum(length, torch.clamp(self.right + lacking, min=self.left) + 1) - 1
         mirrored = end - (end - position.abs()).abs()
         return torch.where((mirrored >= 0) & (mirrored < length), mirrored, -1)
 
 
-def _taken(x: Tensor, index: Tensor, begin: Tensor) -> Tensor:
-    """Entries of each row (batch, time, dim) that begins at a number of its own; zero where the index is -1."""
-    at = (index - begin[:, None]).clamp(0, x.shape[1] - 1)
-    found = x.gather(1, at[..., None].expand(-1, -1, x.shape[2]))
-    return found * (index >= 0)[..., None]
+def full(x: Chunk) -> bool:
+    """Whether a call is for one stream that fills it and goes on; never while a graph is made, nor on a GPU."""
+    if torch.compiler.is_compiling() or x.values.shape[0] != 1 or x.values.is_cuda:
+        return False
+    return int(x.lengths) == x.values.shape[1] and not bool(x.last)
+
+
+def _gathered(x: Tensor, index: Tensor) -> Tensor:
+    """(batch, dim, time) and (batch, count) -> (batch, dim, count); what lies outside is anything."""
+    return x.gather(-1, index.clamp(0, x.shape[-1] - 1)[:, None].expand(-1, x.shape[1], -1))

@@ -82,7 +82,12 @@ def codec() -> WavTokenizer:
 
 def lstm() -> Case:
     module = randomized(SkipLstm(3, 2))
-    return Case(module, module, dim=3, longest=30, multiples=(1, 4))
+
+    def forward(x: torch.Tensor, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, counts = module(x.transpose(1, 2), n)
+        return y.transpose(1, 2), counts
+
+    return Case(module, forward, dim=3, longest=30, multiples=(1, 4))
 
 
 def istft(lookahead: int) -> Case:
