@@ -33,7 +33,7 @@ class Convolution(nn.Module):
         """(batch, dim, time) and (batch,) -> (batch, dim', ceil(time / stride)), zero after each row's end."""
         counts = self.window.counts(lengths)
         y = self.conv(self.window.whole(F.elu(x) if self.activate else x, lengths))
-        return _ended(y, counts), counts
+        return _ended(y[..., : -(-x.shape[-1] // self.stride)], counts), counts
 
     def init_state(self, batch: int) -> WindowState:
         """State of `batch` streams that have not begun."""
@@ -59,8 +59,13 @@ class ResidualUnit(nn.Module):
         self.shortcut = nn.Conv1d(dim, dim, 1)
 
     def _unit(self, own: Tensor, activated: Tensor) -> Tensor:
-        inner = F.elu(self.narrow(activated))
-        return _pointwise(self.widen, inner, _pointwise(self.shortcut, own))
+        """Both convolutions of one tap as the products that they are, added up in place."""
+        inner = F.elu(self.narrow(activated)[..., : own.shape[-1]])
+        narrow, wide = (layer.weight[..., 0].expand(own.shape[0], -1, -1) for layer in (self.widen, self.shortcut))
+        assert self.widen.bias is not None
+        assert self.shortcut.bias is not None
+        y = torch.bmm(wide, own).baddbmm_(narrow, inner)
+        return y.add_((self.widen.bias + self.shortcut.bias)[:, None])
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, dim, time) and (batch,) -> the same shapes."""
@@ -75,14 +80,6 @@ class ResidualUnit(nn.Module):
         seen, count, last, new = self.window.step(x, state)
         own = seen[..., self.window.left : self.window.left + x.values.shape[1]]
         return Chunk(_ended(self._unit(own, F.elu(seen)), count).transpose(1, 2), count, last), new
-
-
-def _pointwise(layer: nn.Conv1d, x: Tensor, added: Tensor | None = None) -> Tensor:
-    """A convolution of one tap, as the product that it is, added to something else."""
-    assert layer.bias is not None
-    weight = layer.weight[..., 0].expand(x.shape[0], -1, -1)
-    before = layer.bias[:, None] if added is None else added + layer.bias[:, None]
-    return torch.baddbmm(before, weight, x)
 
 
 def _ended(x: Tensor, lengths: Tensor) -> Tensor:

@@ -57,7 +57,10 @@ class Window:
         return (lengths + self.stride - 1).div(self.stride, rounding_mode="floor")
 
     def whole(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(batch, dim, time), zero after each row's end -> (batch, dim, what ``ceil(time / stride)`` windows see)."""
+        """(batch, dim, time), zero after each row's end -> (batch, dim, what the windows see, or some inputs more).
+
+        The ``ceil(time / stride)`` windows are the first that a convolution gives.
+        """
         time = x.shape[-1]
         windows = -(-time // self.stride)
         after = (windows - 1) * self.stride + self.span - self.left - time
@@ -72,8 +75,7 @@ class Window:
         behind = lengths[:, None] + torch.arange(spare, device=x.device)
         index = self._inside(behind, lengths)[:, None].expand(-1, x.shape[1], -1)
         values = x.gather(-1, index.clamp(0, x.shape[-1] - 1)) * (index >= 0)
-        seen = seen.scatter(-1, (behind + self.left)[:, None].expand(-1, x.shape[1], -1), values)
-        return seen[..., : (windows - 1) * self.stride + self.span]
+        return seen.scatter_(-1, (behind + self.left)[:, None].expand(-1, x.shape[1], -1), values)
 
     def init_state(self, like: Tensor, batch: int, dim: int) -> WindowState:
         """State of `batch` streams that have not begun, of the type and on the device of a tensor."""
