@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from speechkit import __version__
 from speechkit.errors import InputError
 from speechkit.files import beside, take_place
-from speechkit.importers import archive, nemo, wavtokenizer
+from speechkit.importers import archive, nemo, s3, wavtokenizer
 from speechkit.onnx import META
 from speechkit.release import API, Release, assemble
 from speechkit.text import CHARACTERS_FILE, PIECES_FILE, Tokenizer, load_tokenizer
@@ -24,7 +24,7 @@ from speechkit.text import CHARACTERS_FILE, PIECES_FILE, Tokenizer, load_tokeniz
 CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
 TOKENIZERS = (PIECES_FILE, CHARACTERS_FILE)
 FORMAT = 1
-PUBLISHED = (".nemo", ".ckpt")  # files that others published
+PUBLISHED = (".nemo", ".ckpt", ".onnx", ".pt", ".safetensors")  # files that others published
 FETCHED = [CONFIG, WEIGHTS, CARD, *TOKENIZERS, "*.nemo", "*.ckpt", "*.yaml"]  # what a model on the hub may consist of
 LARGEST_HALF = torch.finfo(torch.float16).max
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -156,6 +156,10 @@ def _read_file(path: Path, length_rule: str | None) -> Release:
         head = file.read(4)
     if head[:2] in (b"PK", b"\x80\x02"):
         return _read_checkpoint(path)
+    if path.suffix == ".onnx":
+        return s3.read_onnx(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     raise InputError(f"{path} is no model that speechkit knows: give a release folder, a .nemo file or a hub id")
 
 
@@ -166,7 +170,24 @@ def _read_checkpoint(path: Path) -> Release:
         beside = sorted(path.parent.glob("*.yaml"))
         text = beside[0].read_text(encoding="utf-8", errors="replace") if len(beside) == 1 else None
         return wavtokenizer.read(tensors, str(path), text)
+    if s3.is_s3(tensors):
+        return s3.read_named(tensors, path)
     raise InputError(f"{path} is a PyTorch checkpoint, which says nothing of its model: give the release folder")
+
+
+def _read_safetensors(path: Path) -> Release:
+    """Tensors of others, if it can be told from them what they are of."""
+    tensors = _load_safetensors(path)
+    if s3.is_s3(tensors):
+        return s3.read_named(tensors, path)
+    raise InputError(f"{path} says nothing of its model, as a {CONFIG} beside it would")
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is no complete safetensors file ({error})") from error
 
 
 def _read_release(folder: Path, length_rule: str | None) -> Release:
@@ -183,10 +204,7 @@ def _read_release(folder: Path, length_rule: str | None) -> Release:
         if not isinstance(front, dict):
             raise InputError(f"{source} has no front end that counts frames: length_rule means nothing to it")
         front["length_rule"] = length_rule
-    try:
-        tensors = safetensors.torch.load_file(folder / WEIGHTS)
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{folder / WEIGHTS} is no complete safetensors file ({error})") from error
+    tensors = _load_safetensors(folder / WEIGHTS)
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
     return Release(source, config, tensors, load_tokenizer(folder) if has_tokenizer else None)
