@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from speechkit.errors import InputError
 
@@ -17,18 +18,32 @@ def replace(path: Path, data: bytes, parents: bool = False) -> None:
     Raises:
         InputError: the folder cannot be written or the disk is full; the former file survives.
     """
+    with appearing(path, parents) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def appearing(path: Path, parents: bool = False) -> Iterator[BinaryIO]:
+    """A file to be written piece by piece, in its place once it is whole; with `parents` its folder is made.
+
+    Raises:
+        InputError: the folder cannot be written or the disk is full; the former file survives this and all else that
+            ends the writing.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 

@@ -47,5 +47,5 @@ def test_api_pages_name_modules_that_exist() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     text = re.sub(r"!!python/name:\S+", "", (ROOT / "mkdocs.yml").read_text())
-    listed = set(re.findall(r"[\w/]+\.md", str(yaml.safe_load(text)["nav"])))
+    listed = set(re.findall(r"[\w/-]+\.md", str(yaml.safe_load(text)["nav"])))
     assert listed == {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}

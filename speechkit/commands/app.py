@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from speechkit import __version__
+from speechkit.commands import codec
 from speechkit.commands.doctor import doctor
 from speechkit.commands.export import export
 from speechkit.commands.stream import stream
@@ -107,6 +108,11 @@ def serve(context: typer.Context) -> None:
 app.command()(guarded(transcribe))
 app.command()(guarded(stream))
 app.command()(guarded(export))
+
+codecs = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Turn audio into tokens, and back.")
+for part in (codec.encode, codec.decode, codec.info, codec.roundtrip):
+    codecs.command()(guarded(part))
+app.add_typer(codecs, name="codec")
 
 
 @app.command(**PASSED_ON)

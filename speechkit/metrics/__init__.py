@@ -1,0 +1,1 @@
+"""Figures of quality, thin over the libraries that define them."""
