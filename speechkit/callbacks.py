@@ -1,4 +1,4 @@
-"""What training shows while it runs: its progress, and samples of what the model hears."""
+"""What training shows while it runs: its progress, and samples of what the model hears or makes."""
 
 import math
 from typing import Any
@@ -87,6 +87,46 @@ class SampleLogger(Callback):
         if model.ctc is not None:
             pictures["ctc"] = model.ctc(steps)[0].exp().T
         return pictures, texts
+
+
+class ReconstructionLogger(Callback):
+    """Logs what a codec makes of the first validation crops to TensorBoard after each validation.
+
+    Args:
+        count: crops; sound and mel spectrum of each are logged once, those of its reconstruction each time.
+    """
+
+    def __init__(self, count: int = 2) -> None:
+        self.count = count
+        self._batch: Batch | None = None
+        self._said = False
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keeps the first crops."""
+        if batch_idx == 0 and dataloader_idx == 0 and trainer.is_global_zero:
+            kept = batch._replace(wave=batch.wave[: self.count], wave_lengths=batch.wave_lengths[: self.count])
+            self._batch = kept
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Logs them."""
+        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        batch, self._batch = self._batch, None
+        if batch is None or not writers or trainer.sanity_checking:
+            return
+        waves = {"reconstruction": pl_module.reconstructed(batch).wave}
+        if not self._said:
+            waves["original"] = batch.wave
+        for name, wave in waves.items():
+            pictures = pl_module.mel.spectrum(wave).flip(1)
+            for i, (sound, picture) in enumerate(zip(wave.float().cpu().clamp(-1, 1), pictures, strict=True)):
+                for writer in writers:
+                    at = f"sample{i}/{name}"
+                    writer.add_audio(at, sound, trainer.global_step, sample_rate=pl_module.model.rate)
+                    writer.add_image(f"{at}_mel", _grey(picture), trainer.global_step, dataformats="HW")
+        self._said = True
 
 
 def _attention(module: RelativeAttention, x: Tensor, bias: Tensor, sinusoids: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.table import Table
 
 from speechkit import hub
-from speechkit.asr.scores import table
 from speechkit.checkpoints import averaged, first_rank_first, last_checkpoint, weights, writable
 from speechkit.configuration import adapted, entry_point
 from speechkit.construction import building, built, check_types, made_for, refusal
@@ -66,6 +65,7 @@ class Stages:
 def main(config: DictConfig) -> None:
     """Composes a recipe and runs it."""
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's use of PyTorch, which no user can change
+    warnings.filterwarnings("ignore", ".*no pre-optimization state was saved")  # where two optimizers take turns
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_of_use)
     console.quiet = rank_zero_only.rank > 0  # type: ignore[attr-defined]
     config, notes = adapted(config, torch.cuda.is_available())
@@ -131,18 +131,14 @@ def train(config: DictConfig, out: Path) -> None:
     task.to(trainer.strategy.root_device).eval()
     release = out / "release"
     resolved: dict[str, Any] = OmegaConf.to_container(chosen, resolve=True)  # type: ignore[assignment]
-    released = {key: resolved[key] for key in RELEASED}
+    released = {key: resolved[key] for key in RELEASED if resolved[key] is not None}
     job.release(release, released, task.model, [])  # an interrupted evaluation does not cost the model
     with stages("evaluation"):
         scores = job.evaluate(task.model, data, [*data.valid, *data.test])
     job.release(release, released, task.model, scores)
     replace(out / "scores.json", json.dumps([score.as_dict() for score in scores], indent=1).encode())
-    console.print(table(scores), stages.table())
-    console.print(
-        f"release folder: {release}\nuse it: speechkit transcribe --model {shlex.quote(str(release))} FILE.wav\n"
-        f"serve it: speechkit serve {shlex.quote(f'model={release}')}",
-        soft_wrap=True,
-    )
+    console.print(job.table(scores), stages.table())
+    console.print("\n".join([f"release folder: {release}", *job.uses(release)]), soft_wrap=True)
 
 
 def _chosen(config: DictConfig) -> DictConfig:
@@ -156,7 +152,8 @@ def _start(config: DictConfig, job: Any) -> Any:
         return None
     release = hub.read(config.init)
     config.model = release.config["model"]
-    job.tokenizer = release.tokenizer
+    if release.tokenizer is not None:
+        job.tokenizer = release.tokenizer
     return build_model(release).train()
 
 

@@ -78,7 +78,8 @@ def test_every_recipe_runs_on_the_embedded_corpus(
     assert notes[0].startswith("no data.root given")
     assert config.data.train == ["train-mini"]
     assert config.data.test == ["test-mini", "test-mini-noisy", "test-mini-long"]
-    assert config.model.encoder.layers == config.mini.model.encoder.layers
+    for name, value in config.mini.model.encoder.items():
+        assert config.model.encoder[name] == value
 
 
 def test_with_a_corpus_it_does_not(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:

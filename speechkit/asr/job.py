@@ -1,14 +1,17 @@
 """What training a recogniser needs around its task: tokenizer, checks of the corpus, scores, release."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from speechkit import hub
 from speechkit.asr.evaluation import Score, score
 from speechkit.asr.model import Recognizer
-from speechkit.asr.scores import latency
+from speechkit.asr.scores import latency, table
 from speechkit.asr.transcriber import Transcriber
 from speechkit.data.module import SpeechDataModule
 from speechkit.data.utterance import allowed
@@ -130,6 +133,17 @@ class RecognitionJob:
             texts = [normalize(utterance.text) for utterance in kept]
             scores += score(transcriber, split, [wave.to(device) for wave in waves], texts)
         return scores
+
+    def table(self, scores: Sequence[Score]) -> Table:
+        """The scores for the terminal."""
+        return table(scores)
+
+    def uses(self, release: Path) -> list[str]:
+        """Commands that take the release."""
+        return [
+            f"use it: speechkit transcribe --model {shlex.quote(str(release))} FILE.wav",
+            f"serve it: speechkit serve {shlex.quote(f'model={release}')}",
+        ]
 
     def release(self, folder: Path, config: dict[str, Any], model: Recognizer, scores: Sequence[Score]) -> None:
         """Writes the release folder that `speechkit.load` reads; its card has a table where there are scores."""

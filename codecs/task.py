@@ -1,0 +1,186 @@
+"""Training of codecs: reconstruction against discriminators that learn along with it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from speechkit.codecs.losses import Adversary, MelDistance
+from speechkit.codecs.quantizers import Usage
+from speechkit.codecs.seanet import normalize_weights
+from speechkit.codecs.wavtokenizer import Reconstruction, WavTokenizer
+from speechkit.data.collate import Batch
+from speechkit.errors import InputError
+
+
+class CodecTask(LightningModule):
+    """Each step trains the discriminators, then the codec (Ji et al. 2024, section 3.4, and its code).
+
+    The codec minimises ``mel_weight * mel + commitment_weight * commitment + adversarial + features``. A step of the
+    trainer is one of both: its count, and so `max_steps`, is that of the codec's steps.
+
+    Args:
+        model: the codec; its encoder's weights are split into length and direction for the training.
+        optimizer: takes parameters; there is one of the codec and one of the discriminators.
+        adversary: the discriminators.
+        mel: distance of spectra.
+        scheduler: takes an optimizer; stepped after every step of it.
+        mel_weight, commitment_weight: see above.
+        encoder_gain: of the encoder's convolutions, drawn anew with it and without biases (He et al. 2015, equation 10)
+            where the codebook has not begun yet. As published (None), an untrained encoder's outputs hardly differ and
+            all have one code, from which short trainings do not recover.
+        continuous_steps: steps, the first ones, in which latents are not quantised, where the codebook has not begun.
+        alone_steps: steps of the codec before the discriminators join in. They cost several times what it does.
+        kinds: embeddings of the decoder and the discriminators, of which every step uses a random one and evaluation
+            the first.
+        compat: ``reference`` reconstructs anew for the codec's part of a step, so that the codebook moves twice, as in
+            the published training; else what the discriminators heard is what the codec learns from.
+        seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
+            an unbroken one would.
+
+    Raises:
+        ValueError: another `compat`.
+    """
+
+    def __init__(
+        self,
+        model: WavTokenizer,
+        optimizer: Callable[[Any], Optimizer],
+        adversary: Adversary,
+        mel: MelDistance,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        mel_weight: float = 45.0,
+        commitment_weight: float = 1000.0,
+        encoder_gain: float | None = None,
+        continuous_steps: int = 0,
+        alone_steps: int = 0,
+        kinds: int = 4,
+        compat: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if compat not in (None, "reference"):
+            raise ValueError(f"compat must be 'reference' or null, got {compat!r}")
+        if encoder_gain is not None and not bool(model.quantizer.codebook.inited):
+            _drawn_anew(model.encoder, encoder_gain)
+        normalize_weights(model.encoder)
+        self.model, self.adversary, self.mel = model, adversary, mel
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.mel_weight, self.commitment_weight = mel_weight, commitment_weight
+        self.continuous_steps, self.alone_steps = continuous_steps, alone_steps
+        self.kinds, self.compat, self.seed = kinds, compat, seed
+        self.automatic_optimization = False
+        self._codes: list[Tensor] = []  # no buffer: DDP would overwrite every process's with the first one's
+
+    def on_fit_start(self) -> None:
+        """Refuses a precision whose scaling of losses only one of the two optimizers would undo."""
+        if str(self.trainer.precision) == "16-mixed":
+            raise InputError("a codec trains in trainer.precision=32-true or bf16-mixed, got 16-mixed")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds the step."""
+        step = self.seed * 1_000_003 + self.global_step * 7919 + self.global_rank * 15_485_863
+        torch.manual_seed(step)
+
+    def reconstructed(self, batch: Batch) -> Reconstruction:
+        """What the codec makes of a batch, as long as it was."""
+        early = self.training and self.global_step < self.continuous_steps
+        if early and not bool(self.model.quantizer.codebook.inited):
+            latents, counts = self.model.encoder(batch.wave, batch.wave_lengths)
+            nothing = latents.new_zeros(()), counts.new_zeros(latents.shape[:2])
+            made = Reconstruction(self.model.decoder(latents, counts)[0], codes=nothing[1], commitment=nothing[0])
+        else:
+            made = self.model(batch.wave, batch.wave_lengths)
+        return made._replace(wave=made.wave[:, : batch.wave.shape[1]])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step of the discriminators, once they are there, and one of the codec."""
+        kind = int(torch.randint(self.kinds, ()))
+        self.model.decoder.use(kind)
+        adversarial = self.global_step >= self.alone_steps
+        size = len(batch.wave)
+        codec = self.optimizers()[0]  # type: ignore[index]
+        # Lightning counts the steps of optimizers that it wraps: this one is not to be counted.
+        judges: Optimizer = self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
+        made = self._heard_first(batch, adversarial)
+        if adversarial:
+            told = self.adversary.telling_apart(batch.wave, made.wave, kind)
+            judges.zero_grad()
+            self.manual_backward(told)
+            judges.step()
+            self.log("train/discriminators", told.detach(), batch_size=size)
+            if self.compat == "reference":
+                made = self.reconstructed(batch)
+        with self._fixed_adversary():
+            losses = self._losses(batch, made, kind, adversarial)
+            codec.zero_grad()
+            self.manual_backward(losses["loss"])
+        codec.step()
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "mel"), batch_size=size)
+        for i, scheduler in enumerate(self.lr_schedulers() or []):  # type: ignore[arg-type]
+            if i == 0 or adversarial:  # the discriminators' rate begins to fall when they begin to learn
+                scheduler.step()
+
+    def _heard_first(self, batch: Batch, adversarial: bool) -> Reconstruction:
+        """What the discriminators hear, and the codec learns from unless it reconstructs anew."""
+        with torch.set_grad_enabled(not (adversarial and self.compat == "reference")):
+            return self.reconstructed(batch)
+
+    def _losses(self, batch: Batch, made: Reconstruction, kind: int, adversarial: bool) -> dict[str, Tensor]:
+        losses = {"mel": self.mel(batch.wave, made.wave), "commitment": made.commitment}
+        loss = self.mel_weight * losses["mel"] + self.commitment_weight * losses["commitment"]
+        if adversarial:
+            losses |= self.adversary.fooling(batch.wave, made.wave, kind)
+            loss = loss + losses["adversarial"] + losses["features"]
+        return {"loss": loss, **losses}
+
+    @contextmanager
+    def _fixed_adversary(self) -> Iterator[None]:
+        """The gradient passes through the discriminators and leaves nothing there."""
+        self.adversary.requires_grad_(False)
+        yield
+        self.adversary.requires_grad_(True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begins to count codes; the embeddings are those of evaluation."""
+        self.model.decoder.use(0)
+        self._codes = []
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Distances of crops."""
+        made = self.reconstructed(batch)
+        self._codes.append(made.codes.flatten())
+        found = {"mel": self.mel(batch.wave, made.wave), "commitment": made.commitment}
+        for name, value in found.items():
+            self.log(f"val/{name}", value, prog_bar=name == "mel", batch_size=len(batch.wave), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Which share of the codes came, and their perplexity, over all processes."""
+        usage = Usage(self.model.size).to(self.device)
+        usage.update(torch.cat([torch.zeros(0, dtype=torch.int64, device=self.device), *self._codes]))
+        utilization, perplexity = usage.compute()
+        self.log("val/utilization", utilization, prog_bar=True)
+        self.log("val/perplexity", perplexity)
+        self._codes = []
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer twice, of the codec and of the discriminators, and its scheduler for each."""
+        optimizers = [self.make_optimizer(list(part.parameters())) for part in (self.model, self.adversary)]
+        if self.make_scheduler is None:
+            return optimizers
+        return optimizers, [self.make_scheduler(optimizer) for optimizer in optimizers]
+
+
+def _drawn_anew(module: nn.Module, gain: float) -> None:
+    """Convolutions that keep the deviation of what they are given, times `gain`."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d):
+            nn.init.normal_(part.weight, std=gain * part.weight[0].numel() ** -0.5)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
