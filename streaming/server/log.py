@@ -29,6 +29,9 @@ class _Stderr(logging.StreamHandler[TextIO]):
         self.stream = sys.stderr
         super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Nothing: where nobody takes the log, a traceback would not be read either."""
+
 
 def say(event: str, level: int = logging.INFO, **fields: Any) -> None:
     """Logs what happened."""
