@@ -1,6 +1,8 @@
 """What training shows while it runs: its progress, and samples of what the model hears or makes."""
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +31,36 @@ class Progress(RichProgressBar):
             super()._update_metrics(trainer, pl_module)
 
 
-class SampleLogger(Callback):
+class FirstBatchLogger(Callback, ABC):
+    """Keeps the first validation batch, and logs it to TensorBoard after each validation."""
+
+    def __init__(self) -> None:
+        self._batch: Batch | None = None
+        self._said = False  # what is logged once
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keeps it."""
+        if batch_idx == 0 and dataloader_idx == 0 and trainer.is_global_zero and len(batch.ids):
+            self._batch = batch
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Logs it, where somebody takes it."""
+        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        batch, self._batch = self._batch, None
+        if batch is None or not writers or trainer.sanity_checking:
+            return
+        self.write(batch, pl_module, writers, trainer.global_step)
+        self._said = True
+
+    @abstractmethod
+    def write(self, batch: Batch, task: Any, writers: Sequence[Any], step: int) -> None:
+        """Logs the batch to TensorBoard's writers."""
+
+
+class SampleLogger(FirstBatchLogger):
     """Logs the first validation utterance to TensorBoard after each validation.
 
     Its sound and text once; its features, the CTC posteriors (blank is the lowest row), the attention of one layer
@@ -40,36 +71,22 @@ class SampleLogger(Callback):
     """
 
     def __init__(self, layer: int = -1) -> None:
+        super().__init__()
         self.layer = layer
-        self._batch: Batch | None = None
-        self._said = False
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Keeps the first utterance."""
-        if batch_idx == 0 and dataloader_idx == 0 and trainer.is_global_zero and len(batch.ids):
-            self._batch = batch
-
-    @torch.no_grad()
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Logs it."""
-        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        batch, self._batch = self._batch, None
-        if batch is None or not writers or trainer.sanity_checking:
-            return
-        rate = pl_module.model.front.sample_rate
+    def write(self, batch: Batch, task: Any, writers: Sequence[Any], step: int) -> None:
+        """As `FirstBatchLogger.write`."""
+        rate = task.model.front.sample_rate
         wave = batch.wave[:1, : int(min(int(batch.wave_lengths[0]), LONGEST_SECONDS * rate))]
-        pictures, texts = self._heard(pl_module, wave)
+        pictures, texts = self._heard(task, wave)
         for writer in writers:
             if not self._said:
-                writer.add_audio("sample/audio", wave[0].float().cpu(), trainer.global_step, sample_rate=rate)
-                writer.add_text("sample/reference", batch.texts[0], trainer.global_step)
+                writer.add_audio("sample/audio", wave[0].float().cpu(), step, sample_rate=rate)
+                writer.add_text("sample/reference", batch.texts[0], step)
             for name, picture in pictures.items():
-                writer.add_image(f"sample/{name}", _grey(picture), trainer.global_step, dataformats="HW")
+                writer.add_image(f"sample/{name}", _grey(picture), step, dataformats="HW")
             for name, text in texts.items():
-                writer.add_text(f"sample/{name}", text, trainer.global_step)
-        self._said = True
+                writer.add_text(f"sample/{name}", text, step)
 
     def _heard(self, task: Any, wave: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Pictures (rows from the top, columns in time) and decoded texts of (1, samples)."""
@@ -89,7 +106,7 @@ class SampleLogger(Callback):
         return pictures, texts
 
 
-class ReconstructionLogger(Callback):
+class ReconstructionLogger(FirstBatchLogger):
     """Logs what a codec makes of the first validation crops to TensorBoard after each validation.
 
     Args:
@@ -97,36 +114,22 @@ class ReconstructionLogger(Callback):
     """
 
     def __init__(self, count: int = 2) -> None:
+        super().__init__()
         self.count = count
-        self._batch: Batch | None = None
-        self._said = False
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Keeps the first crops."""
-        if batch_idx == 0 and dataloader_idx == 0 and trainer.is_global_zero:
-            kept = batch._replace(wave=batch.wave[: self.count], wave_lengths=batch.wave_lengths[: self.count])
-            self._batch = kept
-
-    @torch.no_grad()
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Logs them."""
-        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        batch, self._batch = self._batch, None
-        if batch is None or not writers or trainer.sanity_checking:
-            return
-        waves = {"reconstruction": pl_module.reconstructed(batch).wave}
+    def write(self, batch: Batch, task: Any, writers: Sequence[Any], step: int) -> None:
+        """As `FirstBatchLogger.write`."""
+        batch = batch._replace(wave=batch.wave[: self.count], wave_lengths=batch.wave_lengths[: self.count])
+        waves = {"reconstruction": task.reconstructed(batch).wave}
         if not self._said:
             waves["original"] = batch.wave
         for name, wave in waves.items():
-            pictures = pl_module.mel.spectrum(wave).flip(1)
+            pictures = task.mel.spectrum(wave).flip(1)
             for i, (sound, picture) in enumerate(zip(wave.float().cpu().clamp(-1, 1), pictures, strict=True)):
                 for writer in writers:
                     at = f"sample{i}/{name}"
-                    writer.add_audio(at, sound, trainer.global_step, sample_rate=pl_module.model.rate)
-                    writer.add_image(f"{at}_mel", _grey(picture), trainer.global_step, dataformats="HW")
-        self._said = True
+                    writer.add_audio(at, sound, step, sample_rate=task.model.rate)
+                    writer.add_image(f"{at}_mel", _grey(picture), step, dataformats="HW")
 
 
 def _attention(module: RelativeAttention, x: Tensor, bias: Tensor, sinusoids: Tensor) -> Tensor:
