@@ -1,7 +1,9 @@
 """What all tests share: one thread, no random numbers but seeded ones, no graphics."""
 
+import logging
 import os
 import random
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -29,3 +31,13 @@ def seeds() -> int:
     np.random.seed(seed)  # noqa: NPY002 (libraries under test use the global generator)
     torch.manual_seed(seed)
     return seed
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[logging.Logger]:
+    """Hydra's logging, set up in a test, ends with it: its handler would write to a stream that pytest has closed."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    yield logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)

@@ -239,13 +239,13 @@ def test_several_recordings_get_a_file_each(codec: Run, tmp_path: Path) -> None:
 
 
 MEASURED = """
-import resource
 from speechkit import cli
+from tests.test_bad_input import peak_mb
 try:
     cli.main()
 except SystemExit as ended:
     assert not ended.code
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_mb())
 """
 
 
