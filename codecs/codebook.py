@@ -38,6 +38,7 @@ class Codebook(nn.Module):
         self.size, self.decay, self.epsilon = size, decay, epsilon
         self.kmeans, self.threshold, self.dead_code = kmeans, threshold, dead_code
         embed = torch.empty(size, dim).uniform_(-1, 1) / dim**0.5
+        self._begun = False
         self.register_buffer("inited", torch.zeros(1))
         self.register_buffer("cluster_size", torch.zeros(size))
         self.register_buffer("embed", embed)
@@ -46,6 +47,13 @@ class Codebook(nn.Module):
         self.cluster_size: Tensor
         self.embed: Tensor
         self.embed_avg: Tensor
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first batch has been there; known without waiting for the device once it is so."""
+        if not self._begun:
+            self._begun = bool(self.inited)
+        return self._begun
 
     def nearest(self, x: Tensor) -> Tensor:
         """(rows, dim) -> (rows,) int64, by squared Euclidean distance."""
@@ -56,7 +64,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def begin(self, x: Tensor) -> None:
         """Takes the means of the first batch, (rows, dim); later ones change nothing."""
-        if self.inited.item() or not self.kmeans:
+        if not self.kmeans or self.begun:
             return
         gathered = _gathered(x.float())
         means, counts = k_means(gathered, _drawn(gathered, self.size), self.kmeans)
@@ -69,13 +77,14 @@ class Codebook(nn.Module):
     def learn(self, x: Tensor, codes: Tensor) -> None:
         """Moves the rows towards their inputs: (rows, dim) and (rows,)."""
         x = x.float()
-        counts = torch.bincount(codes, minlength=self.size).to(x)
+        counts = torch.zeros_like(self.cluster_size).index_add_(0, codes, x.new_ones(len(codes)))
         sums = torch.zeros_like(self.embed).index_add_(0, codes, x)
         if _several():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         dead = self.cluster_size < self.threshold
-        if self.dead_code == "fixed" and bool(dead.any()):
+        waiting_costs_more = x.is_cuda and not _several()  # than drawing for nothing
+        if self.dead_code == "fixed" and (waiting_costs_more or bool(dead.any())):
             found = _same(_drawn(_gathered(x), self.size))
             self.embed_avg.copy_(torch.where(dead[:, None], found * self.threshold, self.embed_avg))
             self.cluster_size.masked_fill_(dead, self.threshold)

@@ -20,6 +20,12 @@ class Verdict(NamedTuple):
     score: Tensor  # (batch, 1, time, width): high where it takes them for real
     features: list[Tensor]  # (batch, channels, time, width), of the layers that feature matching compares
 
+    def halves(self) -> "tuple[Verdict, Verdict]":
+        """Of the first half of the rows, and of the second."""
+        pairs = [feature.chunk(2) for feature in self.features]
+        one, other = self.score.chunk(2)
+        return Verdict(one, [pair[0] for pair in pairs]), Verdict(other, [pair[1] for pair in pairs])
+
 
 class PeriodDiscriminator(nn.Module):
     """Convolutions along every `period`-th sample (Kong et al. 2020, section 2.3).

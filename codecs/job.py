@@ -114,8 +114,8 @@ def score(model: WavTokenizer, split: str, waves: Sequence[Tensor]) -> Score:
     Raises:
         ValueError: there are none, or all are shorter than a spectrum needs.
     """
-    device = model.quantizer.codebook.embed.device
-    distance, usage = MelDistance(model.rate).to(device), Usage(model.size).to(device)
+    device = next(model.parameters()).device
+    distance, usage = MelDistance(model.rate).to(device), Usage(model.size, model.books).to(device)
     waves = [wave for wave in waves if len(wave) > distance.n_fft // 2]  # shorter ones have no spectrum
     if not waves:
         raise ValueError(f"there is nothing to score in {split}")
@@ -134,8 +134,9 @@ def score(model: WavTokenizer, split: str, waves: Sequence[Tensor]) -> Score:
 
 
 def _usage(usage: Usage) -> dict[str, float]:
-    shares = usage.counts.double() / usage.counts.sum().clamp(min=1)  # of this process: the others do not score
-    perplexity = float(torch.special.entr(shares).sum().exp())
+    counts = usage.counts  # of this process: the others do not score
+    shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
+    perplexity = float(torch.special.entr(shares).sum(1).exp().mean())
     return {"utilization": float((usage.counts > 0).double().mean()), "perplexity": perplexity}
 
 

@@ -1,6 +1,8 @@
 """Quantisers: vectors to whole numbers and back, and what training needs of them."""
 
 from collections.abc import Sequence
+from copy import deepcopy
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -11,13 +13,15 @@ from torch.nn import functional as F
 from speechkit.codecs.codebook import Codebook
 from speechkit.errors import InputError
 
+SPREAD = 0.9  # of the deviation of outermost levels that tanh never quite reaches
+
 
 class Quantized(NamedTuple):
     """What quantisation gives."""
 
     values: Tensor  # (batch, time, dim), with the gradient of the input
     codes: Tensor  # (batch, time) int64; (batch, time, layers) of a residual quantiser
-    loss: Tensor  # commitment, a scalar; 0 where there is none
+    loss: Tensor  # a scalar: commitment, or how far numbers are from a good spread
 
 
 class VectorQuantizer(nn.Module):
@@ -28,6 +32,8 @@ class VectorQuantizer(nn.Module):
         normalize: whether inputs are divided by their length first (CosyVoice's first tokenizer).
     """
 
+    books = 1
+
     def __init__(self, codebook: Codebook, normalize: bool = False) -> None:
         super().__init__()
         self.codebook, self.normalize = codebook, normalize
@@ -36,6 +42,11 @@ class VectorQuantizer(nn.Module):
     def size(self) -> int:
         """Codes that there are."""
         return self.codebook.size
+
+    @property
+    def begun(self) -> bool:
+        """Whether the codebook has had its first batch."""
+        return self.codebook.begun
 
     def encode(self, x: Tensor) -> Tensor:
         """(batch, time, dim) -> (batch, time) int64."""
@@ -70,20 +81,36 @@ class VectorQuantizer(nn.Module):
 
 
 class ResidualQuantizer(nn.Module):
-    """Quantisers of which each is given what the ones before it left (Zeghidour et al. 2021, algorithm 1)."""
+    """Quantisers of which each is given what the ones before it left (Zeghidour et al. 2021, algorithm 1).
 
-    def __init__(self, layers: Sequence[VectorQuantizer]) -> None:
+    Args:
+        codebook: that each of them has, as it is before training.
+        books: how many there are.
+        fewer: share of a training batch's rows of which the decoder is given the first layers only, a random number
+            of them, so that any number of them can be decoded (the same, section III-C).
+
+    Raises:
+        ValueError: there are fewer than two.
+    """
+
+    def __init__(self, codebook: Codebook, books: int = 8, fewer: float = 0.0) -> None:
         super().__init__()
-        if not layers:
-            raise ValueError("a residual quantiser needs at least one layer")
-        self.layers = nn.ModuleList(layers)
+        if books < 2:
+            raise ValueError(f"a residual quantiser needs at least two codebooks, got {books}")
+        self.layers = nn.ModuleList(VectorQuantizer(deepcopy(codebook)) for _ in range(books))
+        self.books, self.size, self.fewer = books, codebook.size, fewer
+
+    @property
+    def begun(self) -> bool:
+        """Whether the codebooks have had their first batch."""
+        return self._quantizers[0].begun
 
     @property
     def _quantizers(self) -> list[VectorQuantizer]:
         return [layer for layer in self.layers if isinstance(layer, VectorQuantizer)]
 
     def encode(self, x: Tensor) -> Tensor:
-        """(batch, time, dim) -> (batch, time, layers) int64."""
+        """(batch, time, dim) -> (batch, time, books) int64."""
         codes = []
         for layer in self._quantizers:
             codes.append(layer.encode(x))
@@ -91,21 +118,31 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(codes, dim=-1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(batch, time, layers or fewer) -> (batch, time, dim)."""
+        """(batch, time, books or fewer) -> (batch, time, dim)."""
         return sum(
             (layer.decode(part) for layer, part in zip(self._quantizers, codes.unbind(-1), strict=False)),
             start=self._quantizers[0].codebook.embed.new_zeros(()),
         )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
-        """As `VectorQuantizer.forward`; the loss is the mean of the layers'."""
-        found, rest = [], x
-        for layer in self._quantizers:
+        """As `VectorQuantizer.forward`; the loss is the mean of the layers', and all of them learn from every row."""
+        found, rest, total = [], x, torch.zeros_like(x)
+        heard = self._heard(x)
+        for i, layer in enumerate(self._quantizers):
             found.append(layer(rest, mask))
-            rest = rest - found[-1].values.detach()
-        total = sum((part.values.detach() for part in found), start=torch.zeros_like(x))
+            values = found[-1].values.detach()
+            rest = rest - values
+            total = total + values * (i < heard)
         loss = torch.stack([part.loss for part in found]).mean()
         return Quantized(x + (total - x).detach(), torch.stack([part.codes for part in found], dim=-1), loss)
+
+    def _heard(self, x: Tensor) -> Tensor:
+        """(batch, 1, 1): of how many layers the sum is, for each row."""
+        shape, books = (x.shape[0], 1, 1), torch.full((), self.books, device=x.device)
+        if not (self.training and self.fewer):
+            return books.expand(shape)
+        some = torch.rand(shape, device=x.device) < self.fewer
+        return torch.where(some, torch.randint(1, self.books + 1, shape, device=x.device), books)
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -122,32 +159,37 @@ class FiniteScalarQuantizer(nn.Module):
         restore: whether there is a way back to `dim`; the published tokenizers have none.
     """
 
+    books = 1
+
     def __init__(self, dim: int, levels: Sequence[int], bound: float = 0.999, restore: bool = True) -> None:
         super().__init__()
         if not levels or min(levels) < 2:
             raise ValueError(f"every level must be at least 2, got {list(levels)}")
-        self.levels, self.bound = tuple(levels), bound
+        self.levels = tuple(levels)
         self.project_down = nn.Linear(dim, len(self.levels))
         self.project_up = nn.Linear(len(self.levels), dim) if restore else None
         sizes = torch.tensor(self.levels)
-        self.register_buffer(
-            "place", torch.cumprod(torch.cat([torch.ones(1, dtype=torch.int64), sizes[:-1]]), 0), False
-        )
+        place = torch.cumprod(torch.cat([torch.ones(1, dtype=torch.int64), sizes[:-1]]), 0)
+        even = (sizes.remainder(2) == 0) / 2
+        half = (sizes - 1) / 2 * torch.where(even > 0, 2 - bound, bound)
+        # On the device already, for to bring numbers there is to wait for it.
+        for name, values in (("sizes", sizes), ("place", place), ("even", even), ("reach", half)):
+            self.register_buffer(name, values, persistent=False)
+        self.sizes: Tensor
         self.place: Tensor
+        self.even: Tensor
+        self.reach: Tensor
 
     @property
     def size(self) -> int:
         """Codes that there are."""
-        return int(torch.tensor(self.levels).prod())
+        return prod(self.levels)
 
     def bounded(self, x: Tensor) -> Tensor:
         """(batch, time, dim) -> (batch, time, digits): what is rounded, in single precision."""
         with torch.autocast(x.device.type, enabled=False):
             h = self.project_down(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
-            levels = torch.tensor(self.levels, dtype=h.dtype, device=h.device)
-            even = (levels.remainder(2) == 0).to(h) / 2
-            bound = torch.tensor(self.bound, dtype=torch.float32).to(h)
-            half = (levels - 1) / 2 * torch.where(even > 0, 2 - bound, bound)
+            half, even = self.reach.to(h), self.even.to(h)
             return torch.tanh(h + torch.atanh(even / half)) * half - even
 
     def encode(self, x: Tensor) -> Tensor:
@@ -156,13 +198,11 @@ class FiniteScalarQuantizer(nn.Module):
 
     def code(self, rounded: Tensor) -> Tensor:
         """(batch, time, digits) whole numbers around 0 -> (batch, time) int64."""
-        low = torch.tensor([level // 2 for level in self.levels], device=rounded.device)
-        return ((rounded.long() + low) * self.place).sum(-1)
+        return ((rounded.long() + self.sizes // 2) * self.place).sum(-1)
 
     def digits(self, codes: Tensor) -> Tensor:
         """(batch, time) -> (batch, time, digits) whole numbers around 0."""
-        levels = torch.tensor(self.levels, device=codes.device)
-        return codes[..., None].div(self.place, rounding_mode="floor") % levels - levels.div(2, rounding_mode="floor")
+        return codes[..., None].div(self.place, rounding_mode="floor") % self.sizes - self.sizes // 2
 
     def decode(self, codes: Tensor) -> Tensor:
         """(batch, time) -> (batch, time, dim).
@@ -175,20 +215,43 @@ class FiniteScalarQuantizer(nn.Module):
         return self.project_up(self.digits(codes).to(self.project_up.weight))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
-        """(batch, time, dim) -> the same, through whole numbers; the gradient passes as if nothing were rounded."""
+        """(batch, time, dim), and (batch, time) bool where not all of it is valid -> the same through whole numbers.
+
+        The gradient passes as if nothing were rounded. The loss is of the numbers' spread, see `spread`.
+        """
         if self.project_up is None:
             raise InputError("this tokenizer was published without a way back from its tokens")
         bounded = self.bounded(x)
         rounded = bounded + (bounded.round() - bounded).detach()
-        return Quantized(self.project_up(rounded.to(x)), self.code(bounded.detach().round()), x.new_zeros(()))
+        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        return Quantized(
+            self.project_up(rounded.to(x)), self.code(bounded.detach().round()), self.spread(bounded, valid)
+        )
+
+    def spread(self, bounded: Tensor, valid: Tensor) -> Tensor:
+        """How far each number's mean and deviation are from those of evenly used levels: squares, a mean over numbers.
+
+        Numbers that saturate have no gradient: without this, early training leaves few codes in use, for good.
+        """
+        weight = valid[..., None] / valid.sum().clamp(min=1)
+        scaled = (bounded + self.even.to(bounded)) / self.reach.to(bounded)
+        mean = (scaled * weight).sum((0, 1))
+        deviation = ((scaled - mean).square() * weight).sum((0, 1)).clamp(min=1e-8).sqrt()
+        wanted = SPREAD * ((self.sizes + 1) / (3 * (self.sizes - 1))).sqrt().to(bounded)
+        return (mean.square() + (deviation - wanted).square()).mean()
 
 
 class Usage(nn.Module):
-    """How often each code came: which share of them is used at all, and their perplexity."""
+    """How often each code came: which share of them is used at all, and their perplexity; means over the codebooks.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: codes of a codebook.
+        books: codebooks.
+    """
+
+    def __init__(self, size: int, books: int = 1) -> None:
         super().__init__()
-        self.register_buffer("counts", torch.zeros(size, dtype=torch.int64), persistent=False)
+        self.register_buffer("counts", torch.zeros(books, size, dtype=torch.int64), persistent=False)
         self.counts: Tensor
 
     def reset(self) -> None:
@@ -196,14 +259,16 @@ class Usage(nn.Module):
         self.counts.zero_()
 
     def update(self, codes: Tensor) -> None:
-        """Counts codes of any shape."""
-        self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
+        """Counts codes of any shape, whose last dimension is that of the codebooks where there are several."""
+        books, size = self.counts.shape
+        rows = codes.reshape(-1, books) + size * torch.arange(books, device=codes.device)
+        self.counts += torch.bincount(rows.flatten(), minlength=books * size).view(books, size)
 
     def compute(self) -> tuple[float, float]:
         """The share of the codes that came, and their perplexity; over all processes."""
         counts = self.counts.clone()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
-        share = counts.double() / counts.sum().clamp(min=1)
-        perplexity = torch.special.entr(share).sum().exp()
+        share = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
+        perplexity = torch.special.entr(share).sum(1).exp().mean()
         return float((counts > 0).double().mean()), float(perplexity)

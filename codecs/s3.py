@@ -1,17 +1,21 @@
 """The S3 tokenizers (Du et al. 2024, CosyVoice 1 to 3): 16 kHz speech to one code for every 20 or 40 ms."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import librosa
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from speechkit.codecs.fingerprint import fingerprint
 from speechkit.codecs.quantizers import FiniteScalarQuantizer, Quantized, VectorQuantizer
 from speechkit.codecs.s3_layers import S3Encoder
 from speechkit.errors import InputError
 from speechkit.nn.masks import valid_mask
+from speechkit.streaming.chain import Chain
+from speechkit.streaming.stream import Stream
 
 RATE = 16_000
 N_FFT, HOP = 400, 160
@@ -43,12 +47,13 @@ class WhisperMel(nn.Module):
         self.window: Tensor
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples) at 16 kHz, (batch,) -> (batch, frames, mels), zero after each row's samples // 160."""
+        """(batch, samples) at 16 kHz, (batch,) -> (batch, samples // 160, mels), zero after each row's own frames."""
         wave, counts = wave.to(self.bank.dtype), lengths.div(HOP, rounding_mode="floor")
-        frames = int(counts.max())
+        frames = wave.shape[1] // HOP
         if not frames:
             return wave.new_zeros(len(wave), 0, self.mels), counts
-        blocks = [self._power(wave, lengths, t, min(BLOCK, frames - t)) for t in range(0, frames, BLOCK)]
+        with torch.autocast(wave.device.type, enabled=False):
+            blocks = [self._power(wave, lengths, t, min(BLOCK, frames - t)) for t in range(0, frames, BLOCK)]
         decades = torch.cat(blocks, dim=1).clamp(min=FLOOR).log10()
         rest = ~valid_mask(counts, frames)[..., None]
         loudest = decades.masked_fill(rest, -torch.inf).amax(dim=(1, 2), keepdim=True)
@@ -77,7 +82,86 @@ class TokenEmbedding(nn.Module):
         return self.table(codes.masked_fill(~valid, 0)) * valid[..., None]
 
 
-class S3Tokenizer(nn.Module):
+class TokenModel(nn.Module, ABC):
+    """Speech to tokens: a front end, an encoder, a quantiser.
+
+    Args:
+        front: samples to mel frames.
+        encoder: mel frames to vectors.
+        quantizer: vectors to codes.
+    """
+
+    rate = RATE
+    streams = False  # whether `encoding` can
+
+    def __init__(self, front: nn.Module, encoder: Any, quantizer: VectorQuantizer | FiniteScalarQuantizer) -> None:
+        super().__init__()
+        self.front, self.encoder, self.quantizer = front, encoder, quantizer
+
+    @property
+    def size(self) -> int:
+        """Codes that there are."""
+        return self.quantizer.size
+
+    @property
+    def hop(self) -> int:
+        """Samples of a code."""
+        return HOP * self.encoder.stride
+
+    @property
+    def codes_per_second(self) -> float:
+        """Of speech."""
+        return self.rate / self.hop
+
+    def fingerprint(self) -> bytes:
+        """The hash of the weights that token files name, 16 bytes."""
+        return fingerprint(self.state_dict())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.parameters()).device
+
+    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Quantized, Tensor]:
+        """(batch, samples), (batch,) -> what training follows, (batch,) codes of each row.
+
+        The whole is heard at once: memory grows with the square of the length.
+        """
+        return self.quantized(*self.front(wave, lengths))
+
+    def quantized(self, features: Tensor, lengths: Tensor) -> tuple[Quantized, Tensor]:
+        """(batch, frames, mels) of the front end, (batch,) -> as `forward`."""
+        vectors, counts = self.encoder(features, lengths)
+        return self.rounded(vectors, counts), counts
+
+    def rounded(self, vectors: Tensor, counts: Tensor) -> Quantized:
+        """(batch, time, dim) of the encoder, (batch,) -> what training follows, decided in single precision."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.quantizer(vectors, valid_mask(counts, vectors.shape[1]))
+
+    @abstractmethod
+    def encode(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, samples) at 16 kHz, of any length, (batch,) -> (batch, codes) int64, zero after each row's, (batch,).
+
+        A row's codes are those that it has alone; fewer than 160 samples have none.
+
+        Raises:
+            InputError: the wave has another shape, no samples, or NaN or Inf in what is valid.
+        """
+
+    def encoding(self, chunks: int = 1) -> Chain:
+        """Streams samples (batch, time, 1) to codes (batch, codes, 1), so many chunks a call.
+
+        Raises:
+            InputError: the tokenizer cannot.
+        """
+        raise InputError(
+            "this tokenizer hears up to 30 s of speech at once, so it encodes whole recordings and does not stream; "
+            "those of recipe=librispeech_s3_causal do"
+        )
+
+
+class S3Tokenizer(TokenModel):
     """Speech to tokens, whole or in windows of 30 s that share 4 s, of which each keeps the half at its side.
 
     Args:
@@ -87,8 +171,6 @@ class S3Tokenizer(nn.Module):
         compat: ``reference`` begins windows as published: beyond 52 s up to 2 s of tokens can then be lost.
     """
 
-    rate = RATE
-
     def __init__(
         self,
         encoder: S3Encoder,
@@ -96,7 +178,6 @@ class S3Tokenizer(nn.Module):
         windows: int = 8,
         compat: str | None = None,
     ) -> None:
-        super().__init__()
         if OVERLAP // 2 % encoder.stride:
             raise ValueError(f"the product of strides must divide {OVERLAP // 2}, got {encoder.stride}")
         if encoder.positions is not None and len(encoder.positions) * encoder.stride < WINDOW:
@@ -105,35 +186,12 @@ class S3Tokenizer(nn.Module):
             raise ValueError(f"windows must be at least 1, got {windows}")
         if compat not in (None, "reference"):
             raise ValueError(f"compat must be 'reference' or nothing, got {compat!r}")
-        self.front = WhisperMel(encoder.mels)
-        self.encoder, self.quantizer = encoder, quantizer
+        super().__init__(WhisperMel(encoder.mels), encoder, quantizer)
         self.windows, self.compat = windows, compat
-
-    @property
-    def size(self) -> int:
-        """Codes that there are."""
-        return self.quantizer.size
-
-    @property
-    def codes_per_second(self) -> float:
-        """Of speech."""
-        return self.rate / HOP / self.encoder.stride
-
-    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Quantized, Tensor]:
-        """(batch, samples) up to 30 s, (batch,) -> what training follows, (batch,) codes of each row."""
-        latents, counts = self.encoder(*self.front(wave, lengths))
-        mask = valid_mask(counts, latents.shape[1])
-        return self.quantizer(latents, None if bool(mask.all()) else mask), counts
 
     @torch.no_grad()
     def encode(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples) at 16 kHz, of any length, (batch,) -> (batch, codes) int64, zero after each row's, (batch,).
-
-        A row's codes are those that it has alone; fewer than 160 samples have none.
-
-        Raises:
-            InputError: the wave has another shape, no samples, or NaN or Inf in what is valid.
-        """
+        """As `TokenModel.encode`."""
         check_wave(wave, lengths)
         features, frames = self.front(wave, lengths)
         windows = [window for row, count in enumerate(frames.tolist()) for window in self._windows(row, count)]
@@ -192,7 +250,7 @@ class SpeechTokenizer:
         model: with its weights.
     """
 
-    def __init__(self, model: S3Tokenizer) -> None:
+    def __init__(self, model: TokenModel) -> None:
         self.model = model.eval()
 
     @property
@@ -206,6 +264,26 @@ class SpeechTokenizer:
         return self.model.size
 
     @property
+    def hop(self) -> int:
+        """Samples of a code."""
+        return self.model.hop
+
+    @property
+    def books(self) -> int:
+        """Codebooks: one."""
+        return 1
+
+    @property
+    def streams(self) -> bool:
+        """Whether pieces have the codes of the whole."""
+        return self.model.streams
+
+    def check_books(self, books: int | None) -> None:
+        """Raises InputError where more codebooks are asked for than the one."""
+        if books not in (None, 1):
+            raise InputError(f"this tokenizer has 1 codebook, not {books}")
+
+    @property
     def codes_per_second(self) -> float:
         """Of speech."""
         return self.model.codes_per_second
@@ -217,5 +295,17 @@ class SpeechTokenizer:
             raise InputError(f"a wave must be (samples,) or (batch, samples), got {tuple(wave.shape)}")
         wave = wave[None] if wave.dim() == 1 else wave
         lengths = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
-        device = self.model.front.bank.device
-        return self.model.encode(wave.to(device), lengths.to(device))
+        return self.model.encode(wave.to(self.model.device), lengths.to(self.model.device))
+
+    @torch.inference_mode()
+    def encode_stream(self, pieces: Iterable[Tensor], books: int | None = None) -> Iterator[Tensor]:
+        """Pieces (samples,) of any size -> pieces (codes,), which together are those of the whole.
+
+        Raises:
+            InputError: the tokenizer does not stream, or has not so many codebooks.
+        """
+        self.check_books(books)
+        stream = Stream(self.model.encoding())
+        for piece in pieces:
+            yield from (found[:, 0] for found in stream.push(piece[:, None].to(self.model.device)) if len(found))
+        yield from (found[:, 0] for found in stream.flush() if len(found))

@@ -21,17 +21,21 @@ class Surroundings(NamedTuple):
     rotation: tuple[Tensor, Tensor] | None  # (time, head dim) cosine and sine
 
 
-def sinusoids(rows: int, dim: int) -> Tensor:
+def sinusoids(rows: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Whisper's table of positions: (rows, dim), sines in the first half and cosines in the second."""
     half = dim // 2
-    rate = LONGEST_PERIOD ** (-torch.arange(half) / max(half - 1, 1))
-    angle = torch.arange(rows)[:, None] * rate
+    rate = LONGEST_PERIOD ** (-torch.arange(half, device=device) / max(half - 1, 1))
+    angle = torch.arange(rows, device=device)[:, None] * rate
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def rotations(time: int, dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of rotary positions (Su et al. 2021), each (time, dim), one half like the other."""
-    rate = LONGEST_PERIOD ** (-torch.arange(0, dim, 2, device=like.device) / dim)
+def rotations(time: int, dim: int, like: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of rotary positions (Su et al. 2021), each (time, dim), one half like the other.
+
+    Angles are rounded to `dtype`; to single precision where others did so.
+    """
+    place = torch.arange(0, dim, 2, device=like.device, dtype=dtype)
+    rate = LONGEST_PERIOD ** (-place / dim)
     angle = torch.arange(time, device=like.device)[:, None] * torch.cat([rate, rate])
     return angle.cos().to(like), angle.sin().to(like)
 
@@ -41,6 +45,15 @@ def rotated(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cosine, sine = rotation
     first, second = x.chunk(2, dim=-1)
     return x * cosine + torch.cat([-second, first], dim=-1) * sine
+
+
+def surroundings(x: Tensor, counts: Tensor, head_dim: int | None) -> Surroundings:
+    """Of rows (batch, time, dim) with so many valid steps (batch,), turned where the width of a head is given."""
+    valid = valid_mask(counts, x.shape[1])
+    lowest = torch.finfo(x.dtype).min / 2  # autocast must not make it infinite: a row may have no valid key
+    bias = torch.zeros_like(valid, dtype=x.dtype).masked_fill(~valid, lowest)
+    rotation = None if head_dim is None else rotations(x.shape[1], head_dim, x)
+    return Surroundings(valid[..., None], bias[:, None, None], rotation)
 
 
 def _shortened(lengths: Tensor, stride: int) -> Tensor:
@@ -97,23 +110,39 @@ class Attention(nn.Module):
         if self.memory is None:
             return y
         value = value * around.valid
-        return y + (self.memory(value.transpose(1, 2)).transpose(1, 2) + value) * around.valid
+        return y + (self._remembered(value, self.memory.weight) + value) * around.valid
+
+    @staticmethod
+    def _remembered(value: Tensor, weight: Tensor) -> Tensor:
+        """(batch, time, dim) as images one line high: laid out by frames, that takes a seventh of `Conv1d`'s time."""
+        lines = value.transpose(1, 2)[:, :, None]
+        y = F.conv2d(lines, weight[:, :, None], padding=(0, weight.shape[2] // 2), groups=weight.shape[0])
+        return y[:, :, 0].transpose(1, 2)
 
 
 class Block(nn.Module):
     """Attention and two linear layers, each normalised before and added to what came in."""
 
-    def __init__(self, dim: int, heads: int, inner: int, memory: int, epsilons: Sequence[float]) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        inner: int,
+        memory: int,
+        epsilons: Sequence[float] = (1e-5, 1e-5),
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim, eps=epsilons[0])
         self.attention = Attention(dim, heads, memory)
         self.mlp_norm = nn.LayerNorm(dim, eps=epsilons[1])
         self.mlp = nn.Sequential(nn.Linear(dim, inner), nn.GELU(), nn.Linear(inner, dim))
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
         """(batch, time, dim) -> the same."""
-        x = x + self.attention(self.attention_norm(x), around)
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self.dropout(self.attention(self.attention_norm(x), around))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 class S3Encoder(nn.Module):
@@ -129,6 +158,7 @@ class S3Encoder(nn.Module):
         memory: steps of the memory of values, 0 for none.
         positions: rows of a table that is added; None turns queries and keys instead.
         epsilons: of the normalisations before attention and before the linear layers.
+        dropout: of what each half of a block adds, in training.
     """
 
     def __init__(
@@ -142,13 +172,16 @@ class S3Encoder(nn.Module):
         memory: int = 31,
         positions: int | None = None,
         epsilons: Sequence[float] = (1e-5, 1e-5),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if len(epsilons) != 2:
             raise ValueError(f"epsilons must be two numbers, got {list(epsilons)}")
-        self.mels, self.head_dim, self.stride = mels, dim // heads, prod(strides)
+        self.mels, self.dim, self.head_dim, self.stride = mels, dim, dim // heads, prod(strides)
         self.stem = Stem(mels, dim, strides)
-        self.blocks = nn.ModuleList(Block(dim, heads, inner or 4 * dim, memory, epsilons) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, inner or 4 * dim, memory, epsilons, dropout) for _ in range(layers)
+        )
         self.register_buffer("positions", None if positions is None else sinusoids(positions, dim))
         self.positions: Tensor | None
 
@@ -159,12 +192,11 @@ class S3Encoder(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, frames, mels), (batch,) -> (batch, time, dim), zero after each row's valid ones, (batch,)."""
         x, counts = self.stem(x, lengths), self.lengths(lengths)
-        valid = valid_mask(counts, x.shape[1])
-        rotation = rotations(x.shape[1], self.head_dim, x) if self.positions is None else None
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.float()  # what blocks add up is not rounded after each of them
         if self.positions is not None:
             x = x + self.positions[: x.shape[1]]
-        bias = torch.zeros_like(valid, dtype=x.dtype).masked_fill(~valid, torch.finfo(x.dtype).min)
-        around = Surroundings(valid[..., None], bias[:, None, None], rotation)
+        around = surroundings(x, counts, self.head_dim if self.positions is None else None)
         for block in self.blocks:
             x = block(x, around)
         return x * around.valid, counts

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from speechkit.nn.masks import valid_mask
+from speechkit.nn.lstm import graph_lstm
+from speechkit.nn.masks import complete, valid_mask
 from speechkit.nn.window import Window, WindowState, full
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.state import Chunk
@@ -33,7 +34,7 @@ class Convolution(nn.Module):
         """(batch, dim, time) and (batch,) -> (batch, dim', ceil(time / stride)), zero after each row's end."""
         counts = self.window.counts(lengths)
         y = self.conv(self.window.whole(F.elu(x) if self.activate else x, lengths))
-        return _ended(y[..., : -(-x.shape[-1] // self.stride)], counts), counts
+        return _ended(y[..., : (x.shape[-1] + self.stride - 1) // self.stride], counts), counts
 
     def init_state(self, batch: int) -> WindowState:
         """State of `batch` streams that have not begun."""
@@ -84,7 +85,7 @@ class ResidualUnit(nn.Module):
 
 def _ended(x: Tensor, lengths: Tensor) -> Tensor:
     """(batch, dim, time), zero after each row's end."""
-    return x * valid_mask(lengths, x.shape[-1])[:, None]
+    return x if complete(lengths, x.shape[-1]) else x * valid_mask(lengths, x.shape[-1])[:, None]
 
 
 class LstmState(NamedTuple):
@@ -107,7 +108,8 @@ class SkipLstm(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, dim, time) and (batch,) -> the same shapes."""
         steps = x.transpose(1, 2)
-        return _ended((self.lstm(steps)[0] + steps).transpose(1, 2), lengths), lengths
+        y = graph_lstm(self.lstm, steps) if torch.compiler.is_exporting() else self.lstm(steps)[0]
+        return _ended((y + steps).transpose(1, 2), lengths), lengths
 
     def init_state(self, batch: int) -> LstmState:
         """State of `batch` streams that have not begun."""

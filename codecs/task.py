@@ -40,6 +40,8 @@ class CodecTask(LightningModule):
             the first.
         compat: ``reference`` reconstructs anew for the codec's part of a step, so that the codebook moves twice, as in
             the published training; else what the discriminators heard is what the codec learns from.
+        compiled: mode of `torch.compile` for the encoder, the decoder and the discriminators, such as ``default``; None
+            compiles nothing. The first steps of each kind then take minutes.
         seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
             an unbroken one would.
 
@@ -61,12 +63,13 @@ class CodecTask(LightningModule):
         alone_steps: int = 0,
         kinds: int = 4,
         compat: str | None = None,
+        compiled: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if compat not in (None, "reference"):
             raise ValueError(f"compat must be 'reference' or null, got {compat!r}")
-        if encoder_gain is not None and not bool(model.quantizer.codebook.inited):
+        if encoder_gain is not None and not model.quantizer.begun:
             _drawn_anew(model.encoder, encoder_gain)
         normalize_weights(model.encoder)
         self.model, self.adversary, self.mel = model, adversary, mel
@@ -74,6 +77,9 @@ class CodecTask(LightningModule):
         self.mel_weight, self.commitment_weight = mel_weight, commitment_weight
         self.continuous_steps, self.alone_steps = continuous_steps, alone_steps
         self.kinds, self.compat, self.seed = kinds, compat, seed
+        if compiled is not None:
+            for part in (model.encoder, model.decoder, adversary.periods, adversary.resolutions, adversary.dac):
+                part.compile(mode=compiled)
         self.automatic_optimization = False
         self._codes: list[Tensor] = []  # no buffer: DDP would overwrite every process's with the first one's
 
@@ -90,10 +96,12 @@ class CodecTask(LightningModule):
     def reconstructed(self, batch: Batch) -> Reconstruction:
         """What the codec makes of a batch, as long as it was."""
         early = self.training and self.global_step < self.continuous_steps
-        if early and not bool(self.model.quantizer.codebook.inited):
+        if early and not self.model.quantizer.begun:
             latents, counts = self.model.encoder(batch.wave, batch.wave_lengths)
-            nothing = latents.new_zeros(()), counts.new_zeros(latents.shape[:2])
-            made = Reconstruction(self.model.decoder(latents, counts)[0], codes=nothing[1], commitment=nothing[0])
+            shape = latents.shape[:2] if self.model.books == 1 else (*latents.shape[:2], self.model.books)
+            made = Reconstruction(
+                self.model.decoder(latents, counts)[0], counts.new_zeros(shape), commitment=latents.new_zeros(())
+            )
         else:
             made = self.model(batch.wave, batch.wave_lengths)
         return made._replace(wave=made.wave[:, : batch.wave.shape[1]])
@@ -155,15 +163,16 @@ class CodecTask(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Distances of crops."""
         made = self.reconstructed(batch)
-        self._codes.append(made.codes.flatten())
+        self._codes.append(made.codes.flatten(0, 1))
         found = {"mel": self.mel(batch.wave, made.wave), "commitment": made.commitment}
         for name, value in found.items():
             self.log(f"val/{name}", value, prog_bar=name == "mel", batch_size=len(batch.wave), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Which share of the codes came, and their perplexity, over all processes."""
-        usage = Usage(self.model.size).to(self.device)
-        usage.update(torch.cat([torch.zeros(0, dtype=torch.int64, device=self.device), *self._codes]))
+        usage = Usage(self.model.size, self.model.books).to(self.device)
+        for codes in self._codes:
+            usage.update(codes)
         utilization, perplexity = usage.compute()
         self.log("val/utilization", utilization, prog_bar=True)
         self.log("val/perplexity", perplexity)

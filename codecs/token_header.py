@@ -1,17 +1,13 @@
 """What a token file says before its codes: which codec they are of, and how they are laid out."""
 
-import hashlib
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import torch
-from torch import Tensor
-
 from speechkit.codecs.bits import frame_bits
 from speechkit.codecs.codec import Codec
+from speechkit.codecs.s3 import SpeechTokenizer
 from speechkit.errors import InputError
 from speechkit.reader import RATES
 
@@ -60,11 +56,18 @@ class TokenHeader:
             raise InputError(f"its model must have a printable name and a hash of 16 bytes, got {self.model!r:.60}")
 
     @classmethod
-    def of(cls, codec: Codec, model: str) -> Self:
-        """Of a codec that is called so; signs that cannot be printed become question marks."""
+    def of(cls, codec: Codec | SpeechTokenizer, model: str, books: int | None = None) -> Self:
+        """Of a codec that is called so, with all of its codebooks or the first ones.
+
+        Signs that cannot be printed become question marks.
+
+        Raises:
+            InputError: the codec has not so many codebooks.
+        """
+        codec.check_books(books)
         name = "".join(sign if sign.isprintable() else "?" for sign in model)
         name = name.encode()[:NAME_BYTES].decode(errors="ignore")
-        return cls(name, fingerprint(codec.model.state_dict()), codec.rate, codec.hop, (codec.size,))
+        return cls(name, codec.model.fingerprint(), codec.rate, codec.hop, (codec.size,) * (books or codec.books))
 
     @property
     def hash(self) -> str:
@@ -77,8 +80,12 @@ class TokenHeader:
         return frame_bits(self.sizes) * self.rate / self.hop
 
     def check_model(self, other: "TokenHeader", name: str) -> None:
-        """Raises InputError, which names both, where the tokens `name` with this header are of another codec."""
-        if (self.weights, self.rate, self.hop, self.sizes) != (other.weights, other.rate, other.hop, other.sizes):
+        """Raises InputError, which names both, where the tokens `name` with this header are of another codec.
+
+        They may be of fewer of its codebooks.
+        """
+        theirs = other.weights, other.rate, other.hop, other.sizes[: len(self.sizes)]
+        if (self.weights, self.rate, self.hop, self.sizes) != theirs:
             raise InputError(
                 f"{name} holds tokens of the codec {self.model} ({self.hash}), not of {other.model} ({other.hash}): "
                 f"name {self.model} with --model"
@@ -109,15 +116,6 @@ class TokenHeader:
         sizes = struct.unpack_from(f"<{books}I", data, FIXED)
         model = data[FIXED + 4 * books + 1 :].decode(errors="replace")
         return cls(model, weights, rate, hop, sizes, None if samples == UNKNOWN else samples)
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> bytes:
-    """The hash of a model's weights, 16 bytes: of SHA-256 over the names in order, each with its numbers' bytes."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(name.encode() + b"\0")
-        found.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.digest()[:16]
 
 
 def model_name(path: str | Path) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechkit.nn.istft import InverseStft
-from speechkit.nn.masks import valid_mask
+from speechkit.nn.masks import complete, ended, valid_mask
 from speechkit.nn.window import Window, WindowState
 from speechkit.streaming.state import Chunk, queue_pop
 
@@ -30,19 +30,20 @@ class GroupNorm(nn.Module):
         self.groups, self.by_frame = groups, by_frame
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(batch, time, dim) and (batch, time, 1) bool -> (batch, time, dim); what is masked counts for nothing."""
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, time, dim) and (batch,) -> (batch, time, dim); what is behind a row's end counts for nothing."""
+        if not self.by_frame and complete(lengths, x.shape[1]):
+            return F.group_norm(x.transpose(1, 2), self.groups, self.weight, self.bias, EPSILON).transpose(1, 2)
         grouped = x.unflatten(-1, (self.groups, -1))  # (batch, time, groups, channels)
         if self.by_frame:
-            mean = grouped.mean(-1, keepdim=True)
-            variance = (grouped - mean).square().mean(-1, keepdim=True)
+            y = F.layer_norm(grouped, grouped.shape[-1:], eps=EPSILON)
         else:
-            weight = mask[..., None]
+            weight = valid_mask(lengths, x.shape[1])[..., None, None]
             count = (weight.sum(1, keepdim=True) * grouped.shape[-1]).clamp(min=1)
             mean = (grouped * weight).sum((1, 3), keepdim=True) / count
             variance = ((grouped - mean).square() * weight).sum((1, 3), keepdim=True) / count
-        y = ((grouped - mean) * torch.rsqrt(variance + EPSILON)).flatten(-2)
-        return y * self.weight + self.bias
+            y = (grouped - mean) * torch.rsqrt(variance + EPSILON)
+        return torch.addcmul(self.bias, y.flatten(-2), self.weight)
 
 
 class AdaLayerNorm(nn.Module):
@@ -71,13 +72,12 @@ class Layer(nn.Module, ABC):
         self.lookahead = window.lookahead
 
     @abstractmethod
-    def compute(self, seen: Tensor, mask: Tensor) -> Tensor:
-        """(batch, dim, left + time + right) and (batch, time, 1) -> (batch, time, dim')."""
+    def compute(self, seen: Tensor, time: int) -> Tensor:
+        """(batch, dim, left + time + right) -> (batch, time, dim')."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, time, dim) and (batch,) -> (batch, time, dim'), zero after each row's end."""
-        mask = valid_mask(lengths, x.shape[1])[..., None]
-        return self.compute(self.window.whole(x.transpose(1, 2), lengths), mask) * mask, lengths
+        return ended(self.compute(self.window.whole(x.transpose(1, 2), lengths), x.shape[1]), lengths), lengths
 
     def init_state(self, batch: int) -> WindowState:
         """State of `batch` streams that have not begun."""
@@ -86,8 +86,7 @@ class Layer(nn.Module, ABC):
     def step(self, x: Chunk, state: WindowState) -> tuple[Chunk, WindowState]:
         """(batch, time, dim) -> (batch, time, dim')."""
         seen, count, last, new = self.window.step(x, state)
-        mask = valid_mask(count, x.values.shape[1])[..., None]
-        return Chunk(self.compute(seen, mask) * mask, count, last), new
+        return Chunk(ended(self.compute(seen, x.values.shape[1]), count), count, last), new
 
 
 class Embed(Layer):
@@ -97,7 +96,7 @@ class Embed(Layer):
         super().__init__(window, in_dim)
         self.conv = nn.Conv1d(in_dim, dim, kernel)
 
-    def compute(self, seen: Tensor, mask: Tensor) -> Tensor:
+    def compute(self, seen: Tensor, time: int) -> Tensor:
         """As `Layer.compute`."""
         return self.conv(seen).transpose(1, 2)
 
@@ -115,14 +114,13 @@ class NormConvolution(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv = nn.Conv1d(dim, dim, kernel)
 
-    def _activated(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.dropout(F.silu(self.norm(x, mask))) * mask
+    def _activated(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return ended(self.dropout(F.silu(self.norm(x, lengths))), lengths)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, time, dim) and (batch,) -> the same shapes."""
-        mask = valid_mask(lengths, x.shape[1])[..., None]
-        seen = self.window.whole(self._activated(x, mask).transpose(1, 2), lengths)
-        return self.conv(seen).transpose(1, 2) * mask, lengths
+        seen = self.window.whole(self._activated(x, lengths).transpose(1, 2), lengths)
+        return ended(self.conv(seen).transpose(1, 2), lengths), lengths
 
     def init_state(self, batch: int) -> WindowState:
         """State of `batch` streams that have not begun."""
@@ -130,10 +128,8 @@ class NormConvolution(nn.Module):
 
     def step(self, x: Chunk, state: WindowState) -> tuple[Chunk, WindowState]:
         """(batch, time, dim) -> the same; only where each frame is normalised by itself."""
-        mask = valid_mask(x.lengths, x.values.shape[1])[..., None]
-        seen, count, last, new = self.window.step(x._replace(values=self._activated(x.values, mask)), state)
-        mask = valid_mask(count, x.values.shape[1])[..., None]
-        return Chunk(self.conv(seen).transpose(1, 2) * mask, count, last), new
+        seen, count, last, new = self.window.step(x._replace(values=self._activated(x.values, x.lengths)), state)
+        return Chunk(ended(self.conv(seen).transpose(1, 2), count), count, last), new
 
 
 class ResidualBlock(nn.Module):
@@ -186,8 +182,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, time, dim) and (batch,) -> the same shapes."""
+        q, k, v = self.qkv(self.norm(x, lengths)).chunk(3, dim=-1)
+        if self.left is None and complete(lengths, x.shape[1]):
+            return x + self.out(F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]), lengths
         valid = valid_mask(lengths, x.shape[1])
-        q, k, v = self.qkv(self.norm(x, valid[..., None])).chunk(3, dim=-1)
         seen = valid[:, None, :].expand(-1, x.shape[1], -1)
         if self.left is not None:
             at = torch.arange(x.shape[1], device=x.device)
@@ -208,7 +206,7 @@ class Attention(nn.Module):
         """(batch, time, dim) -> the same."""
         room, left = x.values.shape[1], state.memory.shape[1]
         valid = valid_mask(x.lengths, room)
-        q, new = self.qkv(self.norm(x.values, valid[..., None])).split([self.dim, 2 * self.dim], dim=-1)
+        q, new = self.qkv(self.norm(x.values, x.lengths)).split([self.dim, 2 * self.dim], dim=-1)
         memory = torch.cat([state.memory, new * valid[..., None]], dim=1)
         at = torch.arange(left + room, device=x.lengths.device) - left  # from the first new frame on
         apart = at[left:, None] - at
@@ -232,8 +230,7 @@ class Between(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, time, dim) and (batch,) -> the same shapes."""
-        mask = valid_mask(lengths, x.shape[1])[..., None]
-        return self.layer(self.group(x, mask)) * mask, lengths
+        return ended(self.layer(self.group(x, lengths)), lengths), lengths
 
     def init_state(self, batch: int) -> Tensor:
         """Nothing, in a tensor."""
@@ -262,11 +259,11 @@ class ConvNextBlock(Layer):
         self.widen, self.narrow = nn.Linear(dim, inner), nn.Linear(inner, dim)
         self.gamma = nn.Parameter(torch.full((dim,), scale))
 
-    def compute(self, seen: Tensor, mask: Tensor) -> Tensor:
+    def compute(self, seen: Tensor, time: int) -> Tensor:
         """As `Layer.compute`."""
         x = self.norm(self.depthwise(seen).transpose(1, 2))
-        own = seen[..., self.window.left : self.window.left + mask.shape[1]].transpose(1, 2)
-        return own + self.gamma * self.narrow(F.gelu(self.widen(x)))
+        own = seen[..., self.window.left : self.window.left + time].transpose(1, 2)
+        return torch.addcmul(own, self.gamma, self.narrow(F.gelu(self.widen(x))))
 
 
 class Head(nn.Module):

@@ -1,4 +1,4 @@
-"""WavTokenizer (Ji et al. 2024): samples to one code for every hop, and back."""
+"""WavTokenizer (Ji et al. 2024): samples to one code for every hop, or one of each of several codebooks, and back."""
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from speechkit.codecs.quantizers import VectorQuantizer
+from speechkit.codecs.fingerprint import fingerprint
+from speechkit.codecs.quantizers import ResidualQuantizer, VectorQuantizer
 from speechkit.codecs.seanet import SeanetEncoder
 from speechkit.codecs.vocos import VocosDecoder
 from speechkit.streaming.chain import Chain
@@ -17,12 +18,14 @@ class Reconstruction(NamedTuple):
     """What training compares with what it was made of."""
 
     wave: Tensor  # (batch, frames * hop)
-    codes: Tensor  # (batch, frames)
+    codes: Tensor  # (batch, frames), or (batch, frames, books)
     commitment: Tensor  # scalar
 
 
 class WavTokenizer(nn.Module):
-    """A codec with one codebook.
+    """A codec with one codebook, as published, or several.
+
+    Codes are (batch, time) of one codebook, (batch, time, books) of a residual quantiser.
 
     Args:
         encoder: samples to latents.
@@ -32,7 +35,11 @@ class WavTokenizer(nn.Module):
     """
 
     def __init__(
-        self, encoder: SeanetEncoder, quantizer: VectorQuantizer, decoder: VocosDecoder, rate: int = 24_000
+        self,
+        encoder: SeanetEncoder,
+        quantizer: VectorQuantizer | ResidualQuantizer,
+        decoder: VocosDecoder,
+        rate: int = 24_000,
     ) -> None:
         super().__init__()
         if encoder.hop != decoder.hop:
@@ -42,21 +49,43 @@ class WavTokenizer(nn.Module):
 
     @property
     def size(self) -> int:
-        """Codes that there are."""
+        """Codes of a codebook."""
         return self.quantizer.size
+
+    @property
+    def books(self) -> int:
+        """Codebooks."""
+        return self.quantizer.books
+
+    @property
+    def causal(self) -> bool:
+        """Whether decoding can stream."""
+        return self.decoder.causal
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.parameters()).device
 
     @property
     def codes_per_second(self) -> float:
         """Of one codebook."""
         return self.rate / self.hop
 
+    def fingerprint(self) -> bytes:
+        """The hash of the weights."""
+        return fingerprint(self.state_dict())
+
     def encode(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples) at `rate`, (batch,) -> (batch, codes) int64, (batch,); rows do not depend on one another."""
+        """(batch, samples) at `rate`, (batch,) -> codes int64, (batch,); rows do not depend on one another."""
         latents, counts = self.encoder(wave, lengths)
         return self.quantizer.encode(latents), counts
 
     def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, codes), (batch,) -> (batch, codes * hop), (batch,) samples: the last hop is whole."""
+        """Codes, of the first codebooks alone or of all, (batch,) -> (batch, codes * hop), (batch,) samples.
+
+        The last hop is whole.
+        """
         wave, samples = self.decoder(self.quantizer.decode(codes), lengths)
         return wave, samples
 
@@ -68,11 +97,14 @@ class WavTokenizer(nn.Module):
         return Reconstruction(self.decoder(quantized.values, counts)[0], quantized.codes, quantized.loss)
 
     def encoding(self, chunks: int = 1) -> Chain:
-        """Streams samples (batch, time, 1) to codes (batch, codes, 1), so many codes a call."""
+        """Streams samples (batch, time, 1) to codes (batch, codes, books), so many codes a call."""
         return Chain(*self.encoder.parts(), ToCodes(self.quantizer), chunks=chunks)
 
     def decoding(self, chunks: int = 1) -> Chain:
-        """Streams codes (batch, time, 1) to samples (batch, time, hop), so many codes a call; errors as `streaming`."""
+        """Streams codes (batch, time, books or fewer) to samples (batch, time, hop), so many codes a call.
+
+        Errors as `VocosDecoder.streaming`.
+        """
         return Chain(FromCodes(self.quantizer), *self.decoder.streaming(), chunks=chunks)
 
 
@@ -82,13 +114,13 @@ class _Pointwise(nn.Module, ABC):
     chunk = first = stride = 1
     lookahead = 0
 
-    def __init__(self, quantizer: VectorQuantizer) -> None:
+    def __init__(self, quantizer: VectorQuantizer | ResidualQuantizer) -> None:
         super().__init__()
         self.quantizer = quantizer
 
     def init_state(self, batch: int) -> Tensor:
         """Nothing, in a tensor."""
-        return self.quantizer.codebook.embed.new_zeros(batch, 0)
+        return next(self.quantizer.buffers()).new_zeros(batch, 0)
 
     @abstractmethod
     def _changed(self, x: Tensor) -> Tensor:
@@ -104,11 +136,13 @@ class ToCodes(_Pointwise):
     """Latents to codes."""
 
     def _changed(self, x: Tensor) -> Tensor:
-        return self.quantizer.encode(x)[..., None]
+        codes = self.quantizer.encode(x)
+        return codes if self.quantizer.books > 1 else codes[..., None]
 
 
 class FromCodes(_Pointwise):
     """Codes to latents."""
 
     def _changed(self, x: Tensor) -> Tensor:
-        return self.quantizer.decode(x[..., 0].long())
+        codes = x.long()
+        return self.quantizer.decode(codes if self.quantizer.books > 1 else codes[..., 0])

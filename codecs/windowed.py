@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from speechkit.codecs.wavtokenizer import WavTokenizer
+from speechkit.codecs.codec_model import CodecModel
 
 WINDOW_S = 3.0  # what the published decoders were trained on
 BESIDE_S = 0.65  # of a window at either side that only helps: as far as the convolutions see (specification, 4.1)
@@ -23,7 +23,7 @@ class Windowed:
     """
 
     def __init__(
-        self, model: WavTokenizer, window_s: float = WINDOW_S, beside_s: float = BESIDE_S, fade_s: float = FADE_S
+        self, model: CodecModel, window_s: float = WINDOW_S, beside_s: float = BESIDE_S, fade_s: float = FADE_S
     ) -> None:
         self.model, per_second = model, model.codes_per_second
         self.beside = round(beside_s * per_second)
@@ -33,11 +33,12 @@ class Windowed:
 
     @torch.inference_mode()
     def run(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pieces (codes,) -> pieces (samples,), ``hop`` for every code."""
-        waiting, begun = torch.zeros(0, dtype=torch.int64), False
+        """Pieces (codes,), or (codes, books), -> pieces (samples,), ``hop`` for every code."""
+        waiting: Tensor | None = None
+        begun = False
         tail: Tensor | None = None  # (fade * hop,) of the window before
         for piece in pieces:
-            waiting = torch.cat([waiting, piece])
+            waiting = piece if waiting is None else torch.cat([waiting, piece])
             while len(waiting) > self.size:
                 wave = self._decoded(waiting[: self.size])
                 first = self.beside * self.model.hop if begun else 0
@@ -47,18 +48,18 @@ class Windowed:
                 # The next window's used part begins where this tail does.
                 waiting = waiting[self.size - 2 * self.beside - self.fade :]
                 begun = True
-        if len(waiting):
+        if waiting is not None and len(waiting):
             wave = self._decoded(waiting)
             yield self._joined(wave[self.beside * self.model.hop if begun else 0 :], tail)
 
     def _decoded(self, codes: Tensor) -> Tensor:
-        wave, _ = self.model.decode(codes[None], torch.tensor([len(codes)]))
+        wave, _ = self.model.decode(codes[None], torch.tensor([len(codes)], device=codes.device))
         return wave[0]
 
     def _joined(self, wave: Tensor, tail: Tensor | None) -> Tensor:
         if tail is None:
             return wave
         count = min(len(tail), len(wave))
-        up = (torch.arange(count) + 0.5) / count
+        up = (torch.arange(count, device=wave.device) + 0.5) / count
         mixed = wave[:count] * up + tail[:count] * (1 - up)
         return torch.cat([mixed, wave[count:]])

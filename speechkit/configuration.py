@@ -177,6 +177,7 @@ def adapted(config: DictConfig, gpu: bool) -> tuple[DictConfig, list[str]]:
     if not chosen:
         return config, []
     words = [word.lstrip("+") for word in HydraConfig.get().overrides.task if not word.startswith("~")]
+    words.sort(key=lambda word: "." in word.split("=")[0])  # choices of groups first, as Hydra takes them
     own = OmegaConf.from_dotlist(
         [word for word in words if "/" not in word.split("=")[0] and not word.startswith("recipe=")]
     )

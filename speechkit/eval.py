@@ -1,4 +1,4 @@
-"""`python -m speechkit.eval model=FOLDER data.root=CORPUS data.test=[...]`: error rates and delays of a recogniser."""
+"""`python -m speechkit.eval model=FOLDER data.root=CORPUS data.test=[...]`: scores of a recogniser or a codec."""
 
 if __name__ == "__main__":  # Ctrl-C while all of this is imported
     from speechkit.startup import begin
@@ -7,41 +7,44 @@ if __name__ == "__main__":  # Ctrl-C while all of this is imported
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
-from speechkit.asr.evaluation import Score, check_choice, score
-from speechkit.asr.latency import Aligner
-from speechkit.asr.scores import plot, table
+from speechkit import hub
 from speechkit.asr.transcriber import Transcriber
 from speechkit.checkpoints import writable
-from speechkit.commands.loading import recogniser, use_threads
-from speechkit.configuration import entry_point, rename_words
+from speechkit.codecs.codec import Codec
+from speechkit.commands.loading import use_threads
+from speechkit.configuration import adapted, entry_point, rename_words
 from speechkit.construction import built, check_types
 from speechkit.data.module import SpeechDataModule
 from speechkit.errors import InputError
+from speechkit.evaluation.codec import CodecEvaluation
+from speechkit.evaluation.kind import Evaluation
+from speechkit.evaluation.recogniser import RecogniserEvaluation
 from speechkit.files import replace
 
-Words = Sequence[str]
-OPTIONS: dict[str, Any] = {
-    "out": str, "device": str | None, "threads": int | None, "modes": Words,
-    "decoders": Words | None, "latencies_ms": Sequence[float] | None, "beam": int, "limit": int | None, "delay": bool,
-    "aligner": str | None,
-}  # fmt: skip
+KINDS: dict[type, type[RecogniserEvaluation | CodecEvaluation]] = {  # by what `speechkit.load` gives
+    Transcriber: RecogniserEvaluation,
+    Codec: CodecEvaluation,
+}
+COMMON: dict[str, Any] = {"out": str, "device": str | None, "threads": int | None, "limit": int | None}
+OPTIONS = COMMON | {name: hint for kind in KINDS.values() for name, hint in kind.options.items()}
+COUNTS = ("beam", "limit", "threads", "books")
 console = Console()
 
 
 @entry_point("eval")
 def _main(config: DictConfig) -> None:
-    if OmegaConf.is_missing(config, "release"):
-        raise InputError("name a model: model=FOLDER, a .nemo file or a hub id")
+    config = _chosen(config)
     _check(config)
-    evaluate(config, writable(Path(config.out)))
+    evaluate(config, writable(Path(config.out)), HydraConfig.get().overrides.task)
 
 
 def main() -> None:
@@ -50,34 +53,67 @@ def main() -> None:
     _main()
 
 
-def evaluate(config: DictConfig, out: Path) -> list[Score]:
-    """Scores as configured; the output folder gets scores.json, scores.txt and wer.png."""
+def evaluate(config: DictConfig, out: Path, words: Sequence[str] = ()) -> list[Any]:
+    """Scores as configured, by `words` of the command line; the output folder gets scores.json, scores.txt, pictures.
+
+    Raises:
+        InputError: the model or a split cannot be used, or an option is none for such a model.
+    """
     if config.threads is not None:
         use_threads(config.threads)
     device = str(config.device if config.device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    transcriber = recogniser(config.release, device)
-    modes, decoders = _listed(config.modes) or [], _listed(config.decoders)
-    check_choice(transcriber, modes, decoders, config.beam)
-    latencies = _listed(config.latencies_ms)
-    contexts = None if latencies is None else [transcriber.context(ms) for ms in latencies]
-    aligner = _aligner(config, transcriber, device)
-    data: SpeechDataModule = built(config, "data", rate=transcriber.rate, train=[], valid=[])
+    evaluation = _evaluation(config, device, words)
+    data: SpeechDataModule = built(config, "data", rate=evaluation.rate, train=[], valid=[])
     data.prepare_data()
-    scores: list[Score] = []
-    skipped: dict[str, list[str]] = {}
-    for split in data.test:
-        kept, waves, skipped[split] = data.waves(split, config.limit)
-        _say(f"{split}: {len(kept)} utterances, {len(skipped[split])} skipped")
-        sound = [wave.to(device) for wave in waves]
-        texts = [utterance.text for utterance in kept]
-        ends = None if aligner is None else [aligner.word_ends(*pair) for pair in zip(sound, texts, strict=True)]
-        if ends is not None and None in ends:
-            _say(f"{split}: {ends.count(None)} utterances cannot be aligned and do not count for the delay")
-        scores += score(transcriber, split, sound, texts, modes, decoders, contexts, config.beam, ends)
-        write(out, {"model": config.release, "device": device, "skipped": skipped}, scores)
-    console.print(table(scores))
-    _say(f"scores.json, scores.txt and wer.png are in {out}")
+    about = {"model": config.release, "device": device, **evaluation.about(), "skipped": evaluation.skipped}
+    scores: list[Any] = []
+    try:
+        for split in data.test:
+            for found in evaluation.scored(data, split, config.limit):
+                scores += found
+                files = write(out, about, scores, evaluation)
+    except KeyboardInterrupt:
+        if scores:
+            _say(f"interrupted; what was scored before is in {out}")
+        raise
+    console.print(evaluation.table(scores))
+    _say(f"{', '.join(files[:-1])} and {files[-1]} are in {out}")
     return scores
+
+
+def _evaluation(config: DictConfig, device: str, words: Sequence[str]) -> Evaluation:
+    """Of the kind that the model is of."""
+    model = hub.load(config.release, device)
+    kind = next((kind for api, kind in KINDS.items() if isinstance(model, api)), None)
+    if kind is None:
+        raise InputError(f"{config.release} is a {type(model).__name__}: only recognisers and codecs can be scored")
+    for name in (word.partition("=")[0].lstrip("+~") for word in words):
+        if name.partition(".")[0] not in {*COMMON, *kind.options, "release", "recipe", "data"}:
+            raise InputError(f"{name} means nothing to the evaluation of a {type(model).__name__}")
+    return kind(model, device, **{name: _plain(config[name]) for name in kind.options})
+
+
+def _chosen(config: DictConfig) -> DictConfig:
+    """Without what a recipe says of training; with the model that comes along where none is named."""
+    config, _ = adapted(config, gpu=True)
+    OmegaConf.set_struct(config, False)
+    config.data = OmegaConf.masked_copy(config.data, [key for key in config.data if key not in ("rate", "seed")])
+    if OmegaConf.is_missing(config, "release"):
+        config.release = _default(HydraConfig.get().runtime.choices)
+    return OmegaConf.masked_copy(config, [*OPTIONS, "release", "data"])
+
+
+def _default(choices: Mapping[str, str | None]) -> str:
+    """The model that comes along with speechkit for a recipe."""
+    recipe = choices.get("recipe")
+    if recipe is None:
+        raise InputError("name a model: model=FOLDER, a .nemo file or a hub id")
+    if choices.get("job") not in (None, "recognition"):
+        raise InputError(
+            f"no model of this kind comes with speechkit yet: name one with model=FOLDER, such as the release folder "
+            f"that `speechkit train recipe={recipe}` writes"
+        )
+    return str(hub.default())
 
 
 def _check(config: DictConfig) -> None:
@@ -85,42 +121,33 @@ def _check(config: DictConfig) -> None:
     if not isinstance(config.release, str):
         raise InputError(f"model must be a folder, a .nemo file or a hub id, got {config.release}")
     check_types(config, OPTIONS)
-    for name in ("beam", "limit", "threads"):
+    for name in COUNTS:
         if config[name] is not None and config[name] < 1:
             raise InputError(f"{name} must be at least 1, got {config[name]}")
     if not config.data.test:
         raise InputError("name what to score: data.test=[...] holds no split")
 
 
-def _listed(value: Any) -> list[Any] | None:
-    """A list, also of a word alone."""
-    return None if value is None else [value] if isinstance(value, str) else list(value)
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
 
 
-def write(out: Path, about: dict[str, Any], scores: Sequence[Score]) -> None:
-    """The scores so far to the output folder."""
-    record = {**about, "scores": [s.as_dict() for s in scores]}
-    replace(out / "scores.json", json.dumps(record, indent=1).encode())
+def write(out: Path, about: dict[str, Any], scores: Sequence[Any], evaluation: Evaluation) -> list[str]:
+    """The scores so far to the output folder: the names of the files."""
     text = io.StringIO()
-    Console(file=text, width=160).print(table(scores))
-    replace(out / "scores.txt", text.getvalue().encode())
-    replace(out / "wer.png", plot(scores))
+    Console(file=text, width=160).print(evaluation.table(scores))
+    files = {
+        "scores.json": json.dumps({**about, "scores": [s.as_dict() for s in scores]}, indent=1).encode(),
+        "scores.txt": text.getvalue().encode(),
+        **evaluation.pictures(scores),
+    }
+    for name, content in files.items():
+        replace(out / name, content)
+    return list(files)
 
 
 def _say(line: str) -> None:
     console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def _aligner(config: DictConfig, transcriber: Transcriber, device: str) -> Aligner | None:
-    """What aligns words, where streams are measured at all."""
-    if not config.delay or "streaming" not in (_listed(config.modes) or []) or not transcriber.latencies_ms:
-        return None
-    if config.aligner is None:
-        return Aligner(transcriber) if transcriber.model.ctc is not None else None
-    other = recogniser(config.aligner, device)
-    if other.rate != transcriber.rate:
-        raise InputError(f"the aligner takes {other.rate} Hz and the model {transcriber.rate} Hz: they must agree")
-    return Aligner(other)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
 TOKENIZERS = (PIECES_FILE, CHARACTERS_FILE)
 FORMAT = 1
 PUBLISHED = (".nemo", ".ckpt", ".onnx", ".pt", ".safetensors")  # files that others published
-FETCHED = [CONFIG, WEIGHTS, CARD, *TOKENIZERS, "*.nemo", "*.ckpt", "*.yaml"]  # what a model on the hub may consist of
+FETCHED = [  # what a model on the hub may consist of
+    CONFIG, WEIGHTS, CARD, *TOKENIZERS, "*.nemo", "*.ckpt", "*.yaml",
+    "config.json", "speech_tokenizer_v?.onnx", "speech_tokenizer_*.safetensors",
+]  # fmt: skip
 LARGEST_HALF = torch.finfo(torch.float16).max
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEFAULT = Path(__file__).parent / "models" / "asr"  # the release folder that comes with the package

@@ -20,7 +20,7 @@ from speechkit import audio, cli, hub, load
 from speechkit.builder import build
 from speechkit.codecs.codec import Codec
 from speechkit.codecs.container import TokenReader
-from speechkit.commands.roundtrip import segments
+from speechkit.codecs.roundtrip import segments
 from tests.asr.tiny import babble, release
 from tests.paths import ROOT
 from tests.test_bad_input import damaged
@@ -37,9 +37,10 @@ class Result(NamedTuple):
 Run = Callable[..., Result]
 
 
-def saved(folder: Path, causal: bool = True, seed: int = 0) -> Path:
-    """A release of a codec of 300 codes a second, with random weights."""
+def saved(folder: Path, causal: bool = True, seed: int = 0, books: int = 1) -> Path:
+    """A release of a codec of 300 codes a second, or so many times as many, with random weights."""
     at = "speechkit.codecs."
+    several = {"books": books} if books > 1 else {}
     config: dict[str, Any] = {
         "api": at + "codec.Codec",
         "model": {
@@ -48,12 +49,12 @@ def saved(folder: Path, causal: bool = True, seed: int = 0) -> Path:
                 "_target_": at + "seanet.SeanetEncoder", "dim": 8, "filters": 2, "strides": [8, 10], "causal": causal
             },
             "quantizer": {
-                "_target_": at + "quantizers.VectorQuantizer",
+                "_target_": at + f"quantizers.{'Residual' if several else 'Vector'}Quantizer", **several,
                 "codebook": {"_target_": at + "codebook.Codebook", "size": 600, "dim": 8},
             },
             "decoder": {
                 "_target_": at + "vocos.VocosDecoder", "in_dim": 8, "dim": 32, "inner": 48, "layers": 2, "hop": HOP,
-                "n_fft": 4 * HOP, "left": 10 if causal else None,
+                "n_fft": 4 * HOP, "groups": 8, "left": 10 if causal else None,
             },
         },
     }  # fmt: skip
@@ -69,6 +70,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for i, name in enumerate(("causal", "whole", "other")):
         saved(folder / name, name != "whole", seed=i)
+    saved(folder / "residual", books=3)
     return folder
 
 
@@ -118,6 +120,28 @@ def test_the_commands_give_what_the_codec_gives(codec: Run, models: Path, tmp_pa
     assert soundfile.info(tmp_path / "b.wav").subtype == "PCM_16"
     assert len(back) == len(wave)
     np.testing.assert_allclose(back, api.decode(expected)[0].clamp(-1, 1), atol=4e-5)
+
+
+@pytest.mark.parametrize("books", [None, 1, 2, 3])
+def test_some_of_the_codebooks_are_enough(codec: Run, models: Path, tmp_path: Path, books: int | None) -> None:
+    audio.write(tmp_path / "a.wav", babble(1, RATE), RATE)
+    some = [] if books is None else ["--books", books]
+    assert codec("encode", tmp_path / "a.wav", "-o", tmp_path / "a.skc", *some, model="residual") == (0, "", "")
+    assert codec("decode", tmp_path / "a.skc", "-o", tmp_path / "b.wav", model="residual") == (0, "", "")
+    api: Codec = load(models / "residual")
+    expected = api.encode(torch.from_numpy(audio.read(tmp_path / "a.wav", RATE)), books=books)
+    np.testing.assert_allclose(audio.read(tmp_path / "b.wav", RATE), api.decode(expected)[0].clamp(-1, 1), atol=4e-5)
+    assert json.loads(codec("info", tmp_path / "a.skc", "--json").out)["codebooks"] == [600] * (books or 3)
+    found = json.loads(codec("roundtrip", tmp_path / "a.wav", "--json", *some, model="residual").out)
+    assert found["bits_per_second"] == 3000 * (books or 3)
+
+
+def test_more_codebooks_than_there_are_cannot_be_had(codec: Run, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", babble(1, RATE), RATE)
+    for model, said in (("residual", "has 3 codebooks, not 4"), ("causal", "has 1 codebook, not 4")):
+        result = codec("encode", tmp_path / "a.wav", "-o", tmp_path / "a.skc", "--books", 4, model=model)
+        assert said in one_sentence(result)
+    assert not (tmp_path / "a.skc").exists()
 
 
 def test_info_says_what_a_file_holds(codec: Run, models: Path, tmp_path: Path) -> None:

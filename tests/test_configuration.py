@@ -106,6 +106,15 @@ def test_words_of_the_command_line_win(composed: Callable[..., tuple[DictConfig,
     assert config.trainer.precision == config.mini.trainer.precision
 
 
+@pytest.mark.parametrize(
+    "words", [["model=s3_small", "model.encoder.dim=48"], ["model.encoder.dim=48", "model=s3_small"]]
+)
+def test_words_of_the_command_line_win_in_any_order(
+    composed: Callable[..., tuple[DictConfig, list[str]]], words: list[str]
+) -> None:
+    assert composed(*words, recipe="librispeech_s3")[0].model.encoder.dim == 48
+
+
 def test_a_head_can_be_left_out(composed: Callable[..., tuple[DictConfig, list[str]]]) -> None:
     assert composed("model.ctc=null", "job.ctc=false")[0].model.ctc is None
     config, _ = composed("model.predictor=null", "model.joiner=null")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.paths import ROOT
 
-COMMANDS = ("train", "eval", "export", "serve", "cluster", "cli", "__main__", "commands")
+COMMANDS = ("train", "eval", "evaluation", "export", "serve", "cluster", "cli", "__main__", "commands")
 ENTRY_POINTS = (*COMMANDS, "configuration", "construction")
 MODELS = ("asr", "tts", "waveform", "separation", "codecs")
 FOUNDATION = ("nn", "features", "text", "audio", "files", "reader", "wav", "ogg", "schedule", "metrics")

@@ -10,12 +10,17 @@ from speechkit.errors import InputError
 from speechkit.startup import starting
 
 Model = Annotated[
-    str | None, typer.Option(help="The codec: a release folder, a published WavTokenizer .ckpt file or a hub id.")
+    str | None,
+    typer.Option(help="The codec: a release folder, a published WavTokenizer .ckpt or S3 .onnx file, or a hub id."),
 ]
 Files = Annotated[list[str], typer.Argument(help="Audio files, folders of them, or - for WAV on standard input.")]
 Tokens = Annotated[str, typer.Argument(help="Token file, or - for standard input.")]
 RawRate = Annotated[
     int | None, typer.Option(help="The input has no header: mono 16-bit little-endian samples at this rate, Hz.")
+]
+Books = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of a codec with several codebooks so many: fewer bits, less like the original."),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the CPU.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object in place of a table.")]
@@ -27,10 +32,13 @@ def encode(
         str, typer.Option("--output", "-o", help="Token file (.skc), - for standard output, or a folder for several.")
     ],
     model: Model = None,
+    books: Books = None,
     raw_rate: RawRate = None,
     threads: Threads = 1,
 ) -> None:
     """Turn recordings into token files.
+
+    Speech tokenizers can do that as well, from whose tokens no sound comes back.
 
     Recordings may have any length, rate and number of channels. Exit code 2 where one of them could not be used.
     """
@@ -39,7 +47,7 @@ def encode(
         from speechkit.commands.loading import use_threads
     recordings, targets, refused = token_files.planned(files, output)
     use_threads(threads)
-    named = coding.load(model)
+    named = coding.load_coder(model, books)
     failed = [_complain(sentence) for sentence in refused]
     for recording, target in zip(recordings, targets, strict=True):
         try:
@@ -87,7 +95,12 @@ def info(tokens: Tokens, json: Json = False) -> None:
 
 
 def roundtrip(
-    files: Files, model: Model = None, raw_rate: RawRate = None, threads: Threads = 1, json: Json = False
+    files: Files,
+    model: Model = None,
+    books: Books = None,
+    raw_rate: RawRate = None,
+    threads: Threads = 1,
+    json: Json = False,
 ) -> None:
     """Encode and decode recordings, and compare.
 
@@ -99,7 +112,7 @@ def roundtrip(
         from speechkit.commands.roundtrip import Report
     recordings, refused = sources.expand(files)
     use_threads(threads)
-    report = Report(coding.load(model))
+    report = Report(coding.load(model, books))
     failed = [_complain(sentence) for sentence in refused]
     for recording in recordings:
         try:

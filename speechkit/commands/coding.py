@@ -5,7 +5,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from speechkit import hub
 from speechkit.codecs.codec import Codec
 from speechkit.codecs.container import TokenHeader, TokenReader, TokenWriter
+from speechkit.codecs.s3 import SpeechTokenizer
 from speechkit.codecs.token_header import model_name
 from speechkit.commands.progress import progress
 from speechkit.commands.sources import Recording
@@ -25,18 +26,36 @@ LIVE_BLOCK_S = 0.25  # of codes in a block that goes into a pipe
 ENDLESS = (1 << 32) - 1  # bytes, where a WAV header is written before they are known
 
 
-class Named(NamedTuple):
+Coder = Codec | SpeechTokenizer
+CoderT = TypeVar("CoderT", bound=Coder, covariant=True)
+
+
+class Named(NamedTuple, Generic[CoderT]):
     """A codec, and what token files say of it."""
 
-    codec: Codec
+    codec: CoderT
     header: TokenHeader
 
 
-def load(model: str | None) -> Named:
-    """The codec of a release folder, a .ckpt file or a hub id.
+def load(model: str | None, books: int | None = None) -> Named[Codec]:
+    """The codec of a release folder, a .ckpt file or a hub id, and the header of tokens of so many codebooks, or all.
 
     Raises:
-        InputError: there is none, it cannot be used, or it gives no sound back.
+        InputError: there is none, it cannot be used, gives no sound back, or has not so many codebooks.
+    """
+    codec, header = load_coder(model, books)
+    if not isinstance(codec, Codec):
+        raise InputError(
+            f"no sound comes back from the tokens of {model}, a speech tokenizer: they are for other models"
+        )
+    return Named(codec, header)
+
+
+def load_coder(model: str | None, books: int | None = None) -> Named[Coder]:
+    """As `load`, or a speech tokenizer, which gives tokens and no sound back.
+
+    Raises:
+        InputError: there is none, it cannot be used, or has not so many codebooks.
     """
     if model is None:
         raise InputError(
@@ -44,12 +63,12 @@ def load(model: str | None) -> Named:
             ".ckpt file or a hub id)"
         )
     found = hub.load(model)
-    if not isinstance(found, Codec):
+    if not isinstance(found, Codec | SpeechTokenizer):
         raise InputError(f"{model} is no codec, which turns sound to tokens and back, but a {type(found).__name__}")
-    return Named(found, TokenHeader.of(found, model_name(model)))
+    return Named(found, TokenHeader.of(found, model_name(model), books))
 
 
-def encode(recording: Recording, target: Path | None, named: Named, raw_rate: int | None = None) -> None:
+def encode(recording: Recording, target: Path | None, named: Named[Coder], raw_rate: int | None = None) -> None:
     """Writes a recording's tokens; the file appears whole or not at all.
 
     Raises:
@@ -69,15 +88,26 @@ def encode(recording: Recording, target: Path | None, named: Named, raw_rate: in
         blocks = passed(recording.blocks(codec.rate, seconds, raw_rate), codec.rate)
         block = {"frames": max(1, round(LIVE_BLOCK_S * codec.rate / codec.hop))} if target is None else {}
         writer: TokenWriter | None = None
-        for codes in codec.encode_stream(heard(blocks)):
+        for codes in _codes(codec, heard(blocks), len(header.sizes)):
             writer = writer or TokenWriter(file, header, **block)  # nothing is written of what cannot be read
             writer.write(codes.numpy())
         if writer is None:
-            raise InputError(f"{recording.name} is shorter than one sample at {codec.rate} Hz.")
+            least = f"a token: it has {samples} samples" if samples else "one sample"
+            raise InputError(f"{recording.name} is shorter than {least} at {codec.rate} Hz.")
         writer.end(samples)
 
 
-def decode(reader: TokenReader, target: Path | None, named: Named) -> None:
+def _codes(codec: Coder, pieces: Iterator[Tensor], books: int) -> Iterator[Tensor]:
+    """Of pieces (samples,) as they come; a tokenizer that does not stream waits for all of them."""
+    if isinstance(codec, Codec) or codec.streams:
+        yield from codec.encode_stream(pieces, books)
+        return
+    wave = torch.cat([torch.zeros(0), *pieces])
+    if len(wave) >= codec.hop // codec.model.encoder.stride:
+        yield codec.encode(wave)[0][0]
+
+
+def decode(reader: TokenReader, target: Path | None, named: Named[Codec]) -> None:
     """Writes what tokens sound like as WAV of 16 bits; the file appears whole or not at all.
 
     Raises:
@@ -100,7 +130,8 @@ def decode(reader: TokenReader, target: Path | None, named: Named) -> None:
 def trimmed(codec: Codec, reader: TokenReader) -> Iterator[np.ndarray]:
     """Pieces (samples,) of what tokens sound like, together as long as what was encoded."""
     held, given = np.zeros(0, np.float32), 0
-    for piece in codec.decode_stream(torch.from_numpy(block[:, 0]) for block in reader.blocks()):
+    blocks = (block if codec.books > 1 else block[:, 0] for block in reader.blocks())
+    for piece in codec.decode_stream(torch.from_numpy(block) for block in blocks):
         held = np.concatenate([held, piece.numpy()])
         ready = max(0, len(held) - codec.hop)  # what is too long is less than a hop
         if ready:

@@ -13,9 +13,11 @@ from speechkit.data import mini
 from speechkit.data.buckets import DurationBuckets
 from speechkit.data.collate import Batch
 from speechkit.data.concatenation import Row, rows
+from speechkit.data.crops import recordings
 from speechkit.data.dataset import SpeechDataset, Transform
 from speechkit.data.loader import SpeechLoader
 from speechkit.data.manifest import find
+from speechkit.data.transcripts import transcribed
 from speechkit.data.utterance import MAX_BAD, Report, Usable, Utterance, normalized
 from speechkit.errors import InputError
 from speechkit.text import Tokenizer
@@ -115,6 +117,15 @@ class SpeechDataModule(LightningDataModule):
                 report.bad.append(str(error))
         heard = report.within(self.max_bad, split)
         return heard, waves, [*checked.bad, *heard.bad]
+
+    def recordings(self, split: str) -> Usable:
+        """What a split holds as sound, of any length, with the texts that lie beside it, as they are written.
+
+        Any folder with audio files will do. Raises as `crops.recordings`.
+        """
+        root = self._mini_root() if self._embedded(split) else self.root
+        found = recordings(split, root, self.cache_dir, self.max_bad)
+        return Usable(transcribed(found), found.bad)
 
     def texts(self, splits: Sequence[str]) -> list[str]:
         """All transcripts of the splits, to train a tokenizer on."""

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -40,6 +40,14 @@ class Utterance:
         if self.start is None:
             return audio.read(self.path, rate)
         return audio.read(self.path, rate, start=self.start, seconds=self.seconds)
+
+    def pieces(self, rate: int, seconds: float) -> Iterator[np.ndarray]:
+        """The same in pieces (samples,) of about so many seconds; whole files of any length in bounded memory."""
+        if self.start is None:
+            yield from audio.blocks(self.path, rate, seconds)
+            return
+        wave, size = self.wave(rate), max(1, round(seconds * rate))
+        yield from (wave[first : first + size] for first in range(0, len(wave), size))
 
 
 def allowed(count: int, share: float) -> int:

@@ -1,18 +1,20 @@
 """How near a wave is to the one that it was made of."""
 
 import importlib
+import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import librosa
 import numpy as np
 import soxr
 import torch
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
+from speechkit.metrics.pitch import pitch_error
+from speechkit.metrics.spectrum import mcd_db, mel_distance
+
 PESQ_RATE = 16_000  # of its wideband mode
-N_FFT, HOP, MELS = 1024, 256, 100  # of the mel distance: as WavTokenizer's own loss
-FLOOR = 1e-5  # of a magnitude whose logarithm is taken
 SILENT = 1e-6  # of the peak
 
 
@@ -23,15 +25,33 @@ class Similarity(NamedTuple):
     stoi: float | None  # 0 to 1
     pesq: float | None  # wideband, 1 to 4.6
     mel_distance: float  # nepers
+    mcd_db: float | None  # mel-cepstral distortion
+    f0_rmse_hz: float | None  # of the pitch, where both have one
+    f0_rmse_cents: float | None
+    voicing_f1: float | None  # of which frames have a pitch, 0 to 1
 
 
 def similarity(estimate: np.ndarray, reference: np.ndarray, rate: int) -> Similarity:
     """(samples,) and (samples,) at `rate`, Hz; errors as `mel_distance`."""
-    distance = mel_distance(estimate, reference, rate)
-    if min(np.abs(estimate).max(initial=0), np.abs(reference).max(initial=0)) < SILENT:
-        return Similarity(None, None, None, distance)
     given = (estimate, reference, rate)
-    return Similarity(si_sdr_db(estimate, reference), stoi(*given), pesq(*given), distance)
+    distance = mel_distance(*given)
+    if np.abs(reference).max() < SILENT:
+        return Similarity(None, None, None, distance, None, None, None, None)
+    rest = (distance, mcd_db(*given), *pitch_error(*given))
+    if np.abs(estimate).max() < SILENT:
+        return Similarity(None, None, None, *rest)
+    return Similarity(si_sdr_db(estimate, reference), stoi(*given), pesq(*given), *rest)
+
+
+def mean(values: Sequence[tuple[float, float | None]]) -> float | None:
+    """The mean by weights of what is there; None where nothing is."""
+    there = [(weight, value) for weight, value in values if value is not None]
+    return math.fsum(w * v for w, v in there) / math.fsum(w for w, _ in there) if there else None
+
+
+def averaged(parts: Sequence[tuple[float, Similarity]]) -> dict[str, float | None]:
+    """The mean of each figure by weights."""
+    return {name: mean([(weight, getattr(one, name)) for weight, one in parts]) for name in Similarity._fields}
 
 
 def si_sdr_db(estimate: np.ndarray, reference: np.ndarray) -> float:
@@ -62,22 +82,6 @@ def pesq(estimate: np.ndarray, reference: np.ndarray, rate: int) -> float | None
     waves = [soxr.resample(wave, rate, PESQ_RATE) for wave in (reference, estimate)]
     found = float(library.pesq(PESQ_RATE, *waves, "wb", on_error=library.PesqError.RETURN_VALUES))
     return found if found > 0 else None  # -1 is its word for an error
-
-
-def mel_distance(estimate: np.ndarray, reference: np.ndarray, rate: int) -> float:
-    """Mean absolute difference of the log-mel magnitudes.
-
-    Raises:
-        ValueError: the waves are not of one length, or hold no samples.
-    """
-    if estimate.shape != reference.shape or not estimate.size:
-        raise ValueError(f"two waves of one length are compared, got {estimate.shape} and {reference.shape}")
-    filters = torch.from_numpy(librosa.filters.mel(sr=rate, n_fft=N_FFT, n_mels=MELS, htk=True, norm=None))
-    waves = torch.from_numpy(np.stack([estimate, reference]).astype(np.float32))
-    padded = torch.nn.functional.pad(waves, (N_FFT // 2, N_FFT // 2))
-    spectrum = torch.stft(padded, N_FFT, HOP, window=torch.hann_window(N_FFT), center=False, return_complex=True)
-    ours, theirs = (filters @ spectrum.abs()).clamp(min=FLOOR).log()
-    return float((ours - theirs).abs().mean())
 
 
 def _library(name: str) -> Any | None:

@@ -12,6 +12,18 @@ def valid_mask(lengths: Tensor, time: int) -> Tensor:
     return torch.arange(time, device=lengths.device) < lengths[:, None]
 
 
+def complete(lengths: Tensor, time: int) -> bool:
+    """Whether all rows are as long as their batch; never while a graph is made, nor where one would have to wait."""
+    if torch.compiler.is_compiling() or lengths.device.type != "cpu":
+        return False
+    return bool((lengths == time).all())
+
+
+def ended(x: Tensor, lengths: Tensor) -> Tensor:
+    """(batch, time, dim), zero after each row's end."""
+    return x if complete(lengths, x.shape[1]) else x * valid_mask(lengths, x.shape[1])[..., None]
+
+
 def context_mask(query: Tensor, key: Tensor, context: tuple[int, int], style: str) -> Tensor:
     """Which keys each query may see.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from speechkit.nn.masks import complete
 from speechkit.streaming.state import Chunk
 
 MODES = ("reflect", "zeros")
@@ -32,13 +33,21 @@ class Window:
         dilation: inputs between taps.
         causal: all padding lies before the sequence.
         mode: what is outside: ``reflect`` or ``zeros``.
+        lookahead: inputs after the first of its own stride that a window sees; None: as many as the padding leaves. Of
+            zeros alone.
 
     Attributes:
         left: inputs before a window's own that it sees; window ``m`` begins at ``m * stride - left``.
     """
 
     def __init__(
-        self, kernel: int, stride: int = 1, dilation: int = 1, causal: bool = False, mode: str = "reflect"
+        self,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        causal: bool = False,
+        mode: str = "reflect",
+        lookahead: int | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"padding must be one of {', '.join(MODES)}, got {mode!r}")
@@ -46,7 +55,13 @@ class Window:
         total = self.span - stride
         if total < 0:
             raise ValueError(f"a convolution that skips inputs cannot be padded: kernel {kernel}, stride {stride}")
+        if lookahead is not None and (mode != "zeros" or not 0 <= lookahead < self.span):
+            raise ValueError(
+                f"windows among zeros can see 0 to {self.span - 1} inputs ahead, got {lookahead} and {mode}"
+            )
         self.left = total if causal else total - total // 2
+        if lookahead is not None:
+            self.left = self.span - 1 - lookahead
         self.right = total - self.left
         self.chunk = stride
         self.lookahead = self.span - self.left - 1
@@ -62,16 +77,21 @@ class Window:
         The ``ceil(time / stride)`` windows are the first that a convolution gives.
         """
         time = x.shape[-1]
-        windows = -(-time // self.stride)
-        after = (windows - 1) * self.stride + self.span - self.left - time
         if self.mode == "zeros" or self.span == self.stride:
-            return F.pad(x, (self.left, after))
-        if time <= self.left:
+            windows = (time + self.stride - 1) // self.stride
+            return F.pad(x, (self.left, (windows - 1) * self.stride + self.span - self.left - time))
+        if complete(lengths, time) and time > self.left:
+            windows = (time + self.stride - 1) // self.stride
+            rest = (windows - 1) * self.stride + self.span - self.left - time
+            if rest < time:
+                return F.pad(x, (self.left, rest), mode="reflect")
+        if torch.compiler.is_exporting():  # a graph is for sequences of any length
+            x = F.pad(x, (0, self.left + 1))
+        elif time <= self.left:
             x = F.pad(x, (0, self.left + 1 - time))
-            after -= x.shape[-1] - time
         mirror = x[..., 1 : self.left + 1].flip(-1)
         spare = self.right + self.stride  # what may lie behind a row's end
-        seen = torch.cat([mirror, x, x.new_zeros(*x.shape[:2], max(after, 0) + spare)], dim=-1)
+        seen = torch.cat([mirror, x, x.new_zeros(*x.shape[:2], spare)], dim=-1)
         behind = lengths[:, None] + torch.arange(spare, device=x.device)
         index = self._inside(behind, lengths)[:, None].expand(-1, x.shape[1], -1)
         values = x.gather(-1, index.clamp(0, x.shape[-1] - 1)) * (index >= 0)

@@ -22,9 +22,15 @@ def pieces(x: Tensor, largest: int) -> list[Tensor]:
     return found
 
 
-@pytest.fixture(params=[False, True], ids=["as published", "causal"])
+@pytest.fixture(params=[(False, 1), (True, 1), (True, 3)], ids=["as published", "causal", "several codebooks"])
 def codec(request: pytest.FixtureRequest) -> Codec:
-    return Codec(tiny.codec(request.param))
+    causal, books = request.param
+    return Codec(tiny.codec(causal, books=books))
+
+
+def columns(codec: Codec, codes: Tensor) -> Tensor:
+    """(time,) -> the same code of every codebook."""
+    return codes if codec.books == 1 else codes[:, None].repeat(1, codec.books)
 
 
 def test_a_batch_gives_what_each_gives_alone(codec: Codec) -> None:
@@ -51,11 +57,39 @@ def test_pieces_give_the_codes_of_the_whole(codec: Codec, count: int) -> None:
     assert torch.equal(torch.cat(found), codec.encode(wave).values[0])
 
 
-def test_pieces_of_a_causal_codec_give_the_samples_of_the_whole() -> None:
-    codec = Codec(tiny.codec(causal=True))
-    codes = torch.randint(codec.size, (301,))
+@pytest.mark.parametrize("shape", [(301,), (301, 1), (301, 2), (301, 3)])
+def test_pieces_of_a_causal_codec_give_the_samples_of_the_whole(shape: tuple[int, ...]) -> None:
+    codec = Codec(tiny.codec(causal=True, books=1 if len(shape) == 1 else 3))
+    codes = torch.randint(codec.size, shape)
     found = list(codec.decode_stream(pieces(codes, 9)))
     torch.testing.assert_close(torch.cat(found), codec.decode(codes)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("books", [1, 2])
+def test_some_of_the_codebooks_give_what_the_first_columns_give(books: int) -> None:
+    codec = Codec(tiny.codec(causal=True, books=3))
+    torch.manual_seed(3)
+    wave = torch.randn(100)
+    all_, some = codec.encode(wave), codec.encode(wave, books=books)
+    assert all_.values.shape == (1, 17, 3)
+    assert torch.equal(some.values, all_.values[..., :books])
+    assert torch.equal(torch.cat(list(codec.encode_stream(pieces(wave, 30), books))), some.values[0])
+    assert codec.decode(some).shape == (1, 100)
+    assert not torch.allclose(codec.decode(some), codec.decode(all_))
+
+
+@pytest.mark.parametrize(("books", "of"), [(0, 3), (4, 3), (2, 1)])
+def test_more_codebooks_than_there_are_cannot_be_had(books: int, of: int) -> None:
+    codec = Codec(tiny.codec(causal=True, books=of))
+    with pytest.raises(InputError, match=rf"has {of} codebooks?, not {books}"):
+        codec.encode(torch.randn(100), books=books)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 5), (1, 4, 5, 2)])
+def test_codes_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    codec = Codec(tiny.codec(causal=True, books=3))
+    with pytest.raises(InputError, match=r"codes must be \(batch, time, 1 to 3\)"):
+        codec.decode(torch.zeros(shape, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 19, 20, 21, 22, 200])
@@ -116,13 +150,13 @@ def test_what_is_no_wave_is_refused(codec: Codec, wave: Tensor, sentence: str) -
 @pytest.mark.parametrize("code", [-1, 16, 10**12])
 def test_codes_of_another_codec_are_refused(codec: Codec, code: int) -> None:
     with pytest.raises(InputError, match="codes must be from 0 to 15"):
-        codec.decode(torch.tensor([3, code]))
+        codec.decode(columns(codec, torch.tensor([3, code])))
     with pytest.raises(InputError, match="codes must be from 0 to 15"):
-        list(codec.decode_stream([torch.tensor([3, code])]))
+        list(codec.decode_stream([columns(codec, torch.tensor([3, code]))]))
 
 
 def test_nothing_gives_nothing(codec: Codec) -> None:
     codes = codec.encode(torch.zeros(0))
-    assert codes.values.shape == (1, 0)
+    assert codes.values.shape[:2] == (1, 0)
     assert codec.decode(codes).shape == (1, 0)
     assert list(codec.encode_stream([])) == list(codec.decode_stream([])) == []

@@ -15,7 +15,8 @@ import torch
 from speechkit.codecs.bits import pack, packed_bytes, unpack
 from speechkit.codecs.codec import Codec
 from speechkit.codecs.container import TokenHeader, TokenReader, TokenWriter
-from speechkit.codecs.token_header import HEAD, MAGIC, UNKNOWN, fingerprint, model_name
+from speechkit.codecs.fingerprint import fingerprint
+from speechkit.codecs.token_header import HEAD, MAGIC, UNKNOWN, model_name
 from speechkit.errors import InputError
 from tests.codecs import tiny
 

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from speechkit.codecs.codebook import Codebook
-from speechkit.codecs.quantizers import VectorQuantizer
+from speechkit.codecs.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from speechkit.codecs.s3_causal import CausalS3Tokenizer, RunningFloor
+from speechkit.codecs.s3_causal_layers import CausalConvolution, CausalS3Encoder
 from speechkit.codecs.seanet import SeanetEncoder, SkipLstm
 from speechkit.codecs.vocos import VocosDecoder
 from speechkit.codecs.wavtokenizer import WavTokenizer
@@ -43,12 +45,12 @@ def decoder(lookahead: int, chunks: int = 1) -> Case:
     return Case(Chain(*module.streaming(), chunks=chunks), forward, dim=3, longest=40)
 
 
-def tokens() -> Case:
-    """Samples to codes."""
-    module = codec()
+def tokens(module: Any) -> Case:
+    """Samples to codes of a model with `encoding` and its whole counterpart."""
+    s3 = isinstance(module, CausalS3Tokenizer)
 
     def forward(x: torch.Tensor, n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        codes, counts = module.encode(x[..., 0], n)
+        codes, counts = whole(module, x[..., 0], n)
         return codes[..., None].double(), counts
 
     class Doubled:
@@ -66,7 +68,15 @@ def tokens() -> Case:
             y, state = self.inner.step(x, state)
             return y._replace(values=y.values.double()), state
 
-    return Case(Doubled(), forward, dim=1, longest=100)
+    return Case(Doubled(), forward, dim=1, longest=9000 if s3 else 100)
+
+
+def whole(module: Any, wave: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes of recordings that are heard at once."""
+    if isinstance(module, WavTokenizer):
+        return module.encode(wave, lengths)
+    quantized, counts = module(wave, lengths)
+    return quantized.codes, counts
 
 
 def codec() -> WavTokenizer:
@@ -78,6 +88,31 @@ def codec() -> WavTokenizer:
             VocosDecoder(3, dim=4, inner=6, layers=1, hop=4, n_fft=16, groups=2, left=5),
         )
     )
+
+
+def s3_encoder(context: tuple[int, int], chunks: int = 1, strides: tuple[int, int] = (2, 2), memory: int = 4) -> Case:
+    module = randomized(
+        CausalS3Encoder(mels=3, dim=8, heads=2, layers=2, strides=strides, memory=memory, context=context)
+    )
+    return Case(module.streaming(chunks), module, dim=3, longest=90)
+
+
+def s3_convolution(stride: int) -> Case:
+    module = randomized(CausalConvolution(3, 4, stride))
+    return Case(module, module, dim=3, longest=30, multiples=(1, 3))
+
+
+def s3_tokens() -> CausalS3Tokenizer:
+    """A tiny causal one."""
+    encoder = CausalS3Encoder(mels=8, dim=8, heads=2, layers=1, memory=3, context=(4, 1))
+    module = randomized(CausalS3Tokenizer(encoder, FiniteScalarQuantizer(8, [3, 3])))
+    nn.init.normal_(module.encoder.stem[1].conv.weight, std=2.0)
+    return module
+
+
+def floor() -> Case:
+    module = RunningFloor(1.0).double()
+    return Case(module, module, dim=3, longest=30, multiples=(1, 4))
 
 
 def lstm() -> Case:
@@ -106,7 +141,15 @@ CASES: dict[str, Callable[[], Case]] = {
     "decoder, causal": lambda: decoder(2),
     "decoder, causal, four latents a call": lambda: decoder(2, 4),
     "decoder, causal, no look-ahead": lambda: decoder(0),
-    "samples to codes": tokens,
+    "samples to codes": lambda: tokens(codec()),
+    "running floor": floor,
+    "S3 convolution, stride 1": lambda: s3_convolution(1),
+    "S3 convolution, stride 2": lambda: s3_convolution(2),
+    "S3 encoder, causal": lambda: s3_encoder((6, 2)),
+    "S3 encoder, causal, no look-ahead": lambda: s3_encoder((5, 0)),
+    "S3 encoder, causal, no past": lambda: s3_encoder((0, 2), memory=1),
+    "S3 encoder, causal, 50 a second, three chunks a call": lambda: s3_encoder((4, 1), 3, (1, 2)),
+    "samples to S3 codes": lambda: tokens(s3_tokens()),
 }
 
 

@@ -79,7 +79,7 @@ def test_k_means_spread_over_the_first_batch() -> None:
 
 def test_residual_layers_come_nearer_and_nearer() -> None:
     torch.manual_seed(0)
-    quantizer = ResidualQuantizer([vector(32, 4) for _ in range(3)]).train()
+    quantizer = ResidualQuantizer(vector(32, 4).codebook, books=3).train()
     x = torch.randn(4, 100, 4)
     for _ in range(30):
         quantizer(x)
@@ -89,6 +89,26 @@ def test_residual_layers_come_nearer_and_nearer() -> None:
     assert errors[0] > 1.5 * errors[1] > 2.25 * errors[2]
     torch.testing.assert_close(quantizer(x).values, quantizer.decode(codes))
     assert torch.equal(quantizer(x).codes, codes)
+
+
+def test_some_rows_of_a_batch_are_decoded_from_their_first_codes_alone() -> None:
+    quantizer = ResidualQuantizer(vector(32, 4).codebook, books=3, fewer=0.5).train()
+    quantizer(torch.randn(4, 100, 4))
+    made = quantizer(x := torch.randn(200, 4, 4))
+    with torch.no_grad():
+        apart = torch.stack(
+            [(quantizer.decode(made.codes[..., :n]) - made.values).abs().amax((1, 2)) for n in (1, 2, 3)]
+        )
+    assert made.codes.shape == (200, 4, 3)
+    counts = torch.bincount(apart.argmin(0), minlength=3)
+    assert counts.tolist() == pytest.approx([33, 33, 133], abs=25), "half of the rows have 1, 2 or 3, the others all"
+    quantizer.eval()
+    torch.testing.assert_close(quantizer(x).values, quantizer.decode(quantizer.encode(x)))
+
+
+def test_a_residual_quantiser_has_several_codebooks() -> None:
+    with pytest.raises(ValueError, match="at least two codebooks, got 1"):
+        ResidualQuantizer(vector(32, 4).codebook, books=1)
 
 
 @pytest.mark.parametrize("levels", [[3] * 8, [5, 4, 3], [8, 8, 2]])
@@ -124,6 +144,12 @@ def test_usage_is_counted() -> None:
     usage.reset()
     usage.update(torch.arange(4))
     assert usage.compute() == (1.0, pytest.approx(4.0))
+
+
+def test_usage_is_the_mean_over_codebooks() -> None:
+    usage = Usage(4, books=2)
+    usage.update(torch.tensor([[[0, 3], [1, 3], [2, 3], [3, 3]]]))
+    assert usage.compute() == (pytest.approx((1 + 0.25) / 2), pytest.approx((4 + 1) / 2))
 
 
 def _learn(rank: int, port: int, x: torch.Tensor, results: "mp.Queue[tuple[int, torch.Tensor]]") -> None:

@@ -18,7 +18,8 @@ from speechkit.codecs.codebook import Codebook
 from speechkit.codecs.codec import Codec
 from speechkit.codecs.discriminators import DacDiscriminator, MultiPeriod, MultiResolution
 from speechkit.codecs.job import CodecJob, folded, score
-from speechkit.codecs.losses import Adversary, MelDistance
+from speechkit.codecs.losses import Adversary, MelDistance, hinge_real_or_fake, squares_real_or_fake
+from speechkit.codecs.quantizers import VectorQuantizer
 from speechkit.codecs.task import CodecTask
 from speechkit.codecs.wavtokenizer import WavTokenizer
 from speechkit.data.codec_module import CropDataModule
@@ -217,8 +218,30 @@ def test_validation_says_distance_and_use_of_codes() -> None:
     assert metrics["val/perplexity"] == pytest.approx(float(torch.special.entr(shares).sum().exp()), rel=1e-4)
 
 
+def test_discriminators_in_half_precision_say_nearly_the_same() -> None:
+    adversary = task().adversary
+    real, fake = 0.1 * torch.randn(2, 2, 4000)
+    said = []
+    for adversary.autocast in (False, True):
+        with torch.no_grad():
+            said.append([adversary.telling_apart(real, fake, 0), *adversary.fooling(real, fake, 0).values()])
+    for one, other in zip(*said, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+        assert not torch.equal(one, other)
+
+
+def test_both_waves_are_judged_at_once_as_one_by_one() -> None:
+    adversary = task().adversary
+    real, fake = 0.1 * torch.randn(2, 3, 4000)
+    one, other = adversary.judged(real, 0), adversary.judged(fake, 0)
+    apart = hinge_real_or_fake(one[0], other[0]) + hinge_real_or_fake(one[1], other[1])
+    torch.testing.assert_close(adversary.telling_apart(real, fake, 0), apart + squares_real_or_fake(one[2], other[2]))
+
+
 def test_codes_that_are_never_used_come_back() -> None:
     made, _ = fitted(1)
+    assert isinstance(made.model.quantizer, VectorQuantizer)
     book = made.model.quantizer.codebook
     book.embed[5] = 50.0
     book.embed_avg[5], book.cluster_size[5] = 25.0, 0.5
@@ -245,6 +268,7 @@ def test_a_release_gives_what_the_trained_model_gives(trained: CodecTask, tmp_pa
     found = codec.encode(heard.wave)
     assert torch.equal(found.values, codes)
     torch.testing.assert_close(codec.decode(found), expected, atol=1e-6, rtol=1e-5)
+    assert isinstance(codec.model, torch.nn.Module)
     names = set(codec.model.state_dict())
     assert not [name for name in names if "parametrizations" in name]
     assert [name for name in model.state_dict() if "parametrizations" in name]  # the trained one stays as it was
@@ -287,7 +311,7 @@ def test_a_codebook_begins_where_latents_begin_to_be_quantised() -> None:
 
     class Watch(Callback):
         def on_train_batch_end(self, *_: object) -> None:
-            begun.append(bool(made.model.quantizer.codebook.inited))
+            begun.append(made.model.quantizer.begun)
 
     made = task(continuous_steps=2, alone_steps=3)
     trainer(4, Watch(), enable_checkpointing=False).fit(made, loader(4))

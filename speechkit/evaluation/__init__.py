@@ -1,0 +1,1 @@
+"""What `speechkit eval` measures: one file for each kind of model."""
