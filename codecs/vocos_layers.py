@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechkit.nn.istft import InverseStft
+from speechkit.nn.linear import Linear
 from speechkit.nn.masks import complete, ended, valid_mask
 from speechkit.nn.window import Window, WindowState
 from speechkit.streaming.state import Chunk, queue_pop
@@ -178,7 +179,7 @@ class Attention(nn.Module):
         super().__init__()
         self.left, self.dim = left, dim
         self.norm = GroupNorm(dim, groups, by_frame=left is not None)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.qkv, self.out = Linear(dim, 3 * dim), Linear(dim, dim)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, time, dim) and (batch,) -> the same shapes."""
@@ -256,7 +257,7 @@ class ConvNextBlock(Layer):
         super().__init__(window, dim)
         self.depthwise = nn.Conv1d(dim, dim, window.span, groups=dim)
         self.norm = AdaLayerNorm(dim, kinds)
-        self.widen, self.narrow = nn.Linear(dim, inner), nn.Linear(inner, dim)
+        self.widen, self.narrow = Linear(dim, inner), Linear(inner, dim)
         self.gamma = nn.Parameter(torch.full((dim,), scale))
 
     def compute(self, seen: Tensor, time: int) -> Tensor:
@@ -275,7 +276,7 @@ class Head(nn.Module):
         self.norm = nn.LayerNorm(dim, EPSILON)
         self.chunk = self.first = self.stride = 1
         self.lookahead = istft.lookahead
-        self.out = nn.Linear(dim, istft.n_fft + 2)
+        self.out = Linear(dim, istft.n_fft + 2)
 
     def _spectrum(self, x: Tensor) -> Tensor:
         magnitude, phase = self.out(self.norm(x)).chunk(2, dim=-1)

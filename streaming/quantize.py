@@ -1,7 +1,7 @@
 """ONNX graphs in eight bits, for CPUs, and in half precision, for GPUs."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -57,4 +57,9 @@ def halve(path: Path) -> None:
     onnx.save(half, path)
 
 
-REDUCE: dict[str, Callable[[Path], None]] = {"int8": quantize, "fp16": halve}
+def reduce(path: Path, precision: str, keep: Sequence[str] = ()) -> None:
+    """Replaces a graph by one in ``int8`` or ``fp16``; `keep` as of `quantize`."""
+    if precision == "fp16":
+        halve(path)
+    else:
+        quantize(path, keep)

@@ -313,6 +313,17 @@ def test_damaged_exports_are_refused_in_one_sentence(
         speechkit.load(folder)
 
 
+def test_a_folder_that_does_not_say_its_kind_is_a_recogniser(
+    exported: tuple[dict[str, Path], list[str]], tmp_path: Path
+) -> None:
+    """As those that were written before there were others."""
+    folder = shutil.copytree(exported[0]["fp32"], tmp_path / "export")
+    meta = json.loads((folder / META).read_text())
+    assert meta.pop("kind") == "recognizer"
+    (folder / META).write_text(json.dumps(meta))
+    assert isinstance(speechkit.load(folder), Transcriber)
+
+
 def test_an_export_has_no_other_arithmetic(exported: tuple[dict[str, Path], list[str]]) -> None:
     with pytest.raises(InputError, match="is an export, whose arithmetic is fixed"):
         speechkit.load(exported[0]["fp32"], compat="reference")

@@ -20,7 +20,8 @@ from speechkit.asr.model import Recognizer
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.nn.subsampling import SubsamplingState
-from speechkit.onnx.check import Parity, compared
+from speechkit.onnx.folder import AUTHOR, TOKENS
+from speechkit.onnx.parity import CHUNKS, Parity, compared
 from speechkit.onnx.write import JointStep, PredictorStep
 from speechkit.streaming.export import EXAMPLE_ROWS, export_function
 from speechkit.streaming.onnx import OnnxGraph
@@ -28,9 +29,6 @@ from speechkit.streaming.state import Chunk
 
 INPUTS = ("audio_signal", "length", "cache_last_channel", "cache_last_time", "cache_last_channel_len")
 NEXT = ("encoded_lengths", "cache_last_channel_next", "cache_last_time_next", "cache_last_channel_next_len")
-ENCODERS = ("encoder.onnx", "model.onnx")
-TOKENS = "tokens.txt"
-AUTHOR = "speechkit"  # in a graph's metadata
 PENDING = 7  # frames that wait for their group of eight after every call
 
 
@@ -219,7 +217,7 @@ def nemo_heads_parity(transcriber: Transcriber, folder: Path) -> list[Parity]:
 
 
 @torch.inference_mode()
-def nemo_parity(transcriber: Transcriber, path: Path, context: Context, chunks: int = 20) -> Parity:
+def nemo_parity(transcriber: Transcriber, path: Path, context: Context, chunks: int = CHUNKS) -> Parity:
     """Chained calls of an encoder's graph in this layout beside the model's stream, on noise for features."""
     torch.manual_seed(0)
     model, graph = transcriber.network, OnnxGraph(path)

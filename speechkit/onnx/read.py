@@ -1,36 +1,33 @@
-"""Export folders read again: `meta.json`, its graphs and the tokenizer."""
+"""Export folders read again, whatever kind of model they hold."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.onnx import FORMAT, META
-from speechkit.onnx.recognizer import OnnxRecognizer
-from speechkit.text import load_tokenizer
+from speechkit.onnx.kind import FORMER, KINDS, named
 
 
-def read(folder: Path, threads: int = 1, providers: Sequence[str] = ()) -> Transcriber:
-    """The recogniser of an export folder.
+def read(folder: Path, threads: int = 1, providers: Sequence[str] = ()) -> Any:
+    """The model of an export folder, as `speechkit.load` gives it: a recogniser's `Transcriber`, a codec's `Codec`.
 
     Raises:
-        InputError: the folder is not whole, or of another version.
+        InputError: the folder is not whole, of another version, or of a kind that is not known.
     """
     meta = read_meta(folder)
+    kind = KINDS.get(str(meta.get("kind", FORMER)))
+    if kind is None:
+        there = ", ".join(KINDS)
+        raise InputError(f"{folder / META} is of kind {meta['kind']!r:.50}, this version of speechkit reads {there}")
+    reader = named(kind.reader)
     try:
-        model = OnnxRecognizer(meta, folder, threads, providers)
+        return reader(meta, folder, threads, providers)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{folder / META} describes no recogniser: {error!r:.200}") from error
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size != model.blank:
-        raise InputError(
-            f"the tokenizer of {folder} has {tokenizer.vocab_size} pieces, but its model gives {model.blank}"
-        )
-    return Transcriber(model, tokenizer)
+        raise InputError(f"{folder / META} describes no {kind.noun}: {error!r:.200}") from error
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -46,3 +43,18 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise InputError(f"{path} has format {version!r:.50}, this version of speechkit reads {FORMAT}")
     return dict(meta)
+
+
+def plain(folder: Path, name: str) -> Path:
+    """A file of the folder; a description from elsewhere may name no other."""
+    if name != Path(name).name:
+        raise ValueError(f"a graph must lie in its export's folder, got {name!r:.100}")
+    return folder / name
+
+
+def there(folder: Path, name: str) -> Path:
+    """As `plain`; raises InputError where there is no such file."""
+    path = plain(folder, name)
+    if not path.is_file():
+        raise InputError(f"{folder} is no whole export: it lacks {name}")
+    return path

@@ -10,22 +10,19 @@ from torch import Tensor, nn
 from speechkit.asr.conformer import Context
 from speechkit.asr.model import context_within
 from speechkit.asr.predictor import PredictorState
+from speechkit.asr.transcriber import Transcriber
+from speechkit.errors import InputError
 from speechkit.features import LogMel
+from speechkit.onnx.read import plain
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.onnx import Interface, OnnxGraph, OnnxStream, whole
 from speechkit.streaming.state import Streaming
 from speechkit.streaming.stream import run
+from speechkit.text import load_tokenizer
 
 Open = Callable[[str], OnnxGraph]
 MOST_STATE = 1 << 20  # numbers of a predictor's state
 ROWS = 16  # streams in a call where many recordings are given at once
-
-
-def plain(folder: Path, name: str) -> Path:
-    """A file of the folder; a description from elsewhere may name no other."""
-    if name != Path(name).name:
-        raise ValueError(f"a graph must lie in its export's folder, got {name!r:.100}")
-    return folder / name
 
 
 def _positive(what: str, value: Any) -> float:
@@ -169,3 +166,18 @@ class OnnxRecognizer(nn.Module):
         rows = [row[:count, None] for row, count in zip(wave, lengths.tolist(), strict=True)]
         steps = run(module, rows, ROWS)
         return nn.utils.rnn.pad_sequence(steps, batch_first=True), torch.tensor([len(row) for row in steps])
+
+
+def read(meta: Mapping[str, Any], folder: Path, threads: int, providers: Sequence[str]) -> Transcriber:
+    """The recogniser of an export folder that `meta` describes.
+
+    Raises:
+        InputError: a graph or the tokenizer is damaged.
+    """
+    model = OnnxRecognizer(meta, folder, threads, providers)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size != model.blank:
+        raise InputError(
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} pieces, but its model gives {model.blank}"
+        )
+    return Transcriber(model, tokenizer)

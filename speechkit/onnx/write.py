@@ -1,6 +1,5 @@
 """A recogniser as a folder of ONNX graphs: one a look-ahead, one a head's part, and `meta.json` that describes them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechkit import __version__
 from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.greedy import MAX_SYMBOLS
 from speechkit.asr.joiner import Joiner
@@ -16,9 +14,9 @@ from speechkit.asr.model import Recognizer
 from speechkit.asr.predictor import Predictor
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
-from speechkit.onnx import FORMAT, META, WEIGHTS
-from speechkit.streaming.export import EXAMPLE_ROWS, OPSET, export_function, export_stream, share_weights
-from speechkit.streaming.quantize import halve, quantize
+from speechkit.onnx import WEIGHTS
+from speechkit.onnx.folder import described, write_meta
+from speechkit.streaming.export import EXAMPLE_ROWS, export_function, export_stream, share_weights
 
 
 class PredictorStep(nn.Module):
@@ -81,8 +79,7 @@ def write(
     if not chosen or not all(map(model.streams, chosen)):
         raise InputError("this model was trained with full context: it has no stream that could be exported")
     files: list[Path] = []
-    meta: dict[str, Any] = {
-        "format": FORMAT, "speechkit": __version__, "opset": OPSET, "precision": "fp32",
+    meta: dict[str, Any] = described("recognizer") | {
         "rate": transcriber.rate, "step_ms": model.step_ms, "dim": model.encoder.dim, "blank": model.blank,
         "takes": "samples" if front else "features", "front": _front(model), "contexts": [],
     }  # fmt: skip
@@ -98,7 +95,7 @@ def write(
     meta["heads"] = {name: _write_head(model, name, folder, files) for name in model.decoders}
     share_weights(files, WEIGHTS)
     transcriber.tokenizer.save(folder)
-    (folder / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_meta(folder, meta)
     return meta
 
 
@@ -139,18 +136,3 @@ def _write_head(model: Recognizer, name: str, folder: Path, files: list[Path]) -
         "predictor": files[-2].name, "joiner": files[-1].name,
         "layers": predictor.layers, "dim": predictor.dim, "joiner_dim": dim, "max_symbols": MAX_SYMBOLS,
     }  # fmt: skip
-
-
-def reduced(folder: Path, precision: str) -> None:
-    """Turns an export into ``int8`` or ``fp16``, in place: the encoders; the heads are small and their errors last."""
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    encoders = [folder / entry["file"] for entry in meta["contexts"]]
-    for path in encoders:
-        if precision == "fp16":
-            halve(path)
-        else:
-            quantize(path, keep=[".mel"])
-    heads = [folder / name for head in meta["heads"].values() for name in head.values() if str(name).endswith(".onnx")]
-    share_weights([*encoders, *heads], WEIGHTS)
-    meta["precision"] = precision
-    (folder / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,50 @@
+"""The kinds of models that become export folders: who writes each of them, and who reads it again."""
+
+import pkgutil
+from typing import Any, NamedTuple
+
+from speechkit.errors import InputError
+
+
+class Kind(NamedTuple):
+    """A kind, whose code is named and not imported: who needs one kind does not wait for the others."""
+
+    noun: str  # in messages
+    api: str  # the class of what `speechkit.load` gives
+    reader: str  # (meta, folder, threads, providers) -> the same of a folder
+    export: str  # the `speechkit.onnx.publish.Export` that writes one and checks it
+
+
+KINDS = {  # by their names in meta.json
+    "recognizer": Kind(
+        "recogniser", "speechkit.asr.transcriber:Transcriber", "speechkit.onnx.recognizer:read",
+        "speechkit.onnx.release:RecognizerExport",
+    ),
+    "codec": Kind(
+        "codec", "speechkit.codecs.codec:Codec", "speechkit.onnx.codec:read", "speechkit.onnx.codec_export:CodecExport"
+    ),
+    "s3": Kind(
+        "speech tokenizer", "speechkit.codecs.s3:SpeechTokenizer", "speechkit.onnx.s3:read",
+        "speechkit.onnx.s3_export:TokenizerExport",
+    ),
+}  # fmt: skip
+FORMER = "recognizer"  # what folders hold that do not say
+
+
+def kind_of(model: Any) -> Kind:
+    """The kind of what `speechkit.load` gave.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    names = {f"{one.__module__}:{one.__qualname__}" for one in type(model).__mro__}
+    for kind in KINDS.values():
+        if kind.api in names:
+            return kind
+    nouns = ", ".join(f"{kind.noun}s" for kind in KINDS.values())
+    raise InputError(f"what can be exported are {nouns}, not a {type(model).__name__}")
+
+
+def named(code: str) -> Any:
+    """The object of a name as in `Kind`, imported now."""
+    return pkgutil.resolve_name(code)
