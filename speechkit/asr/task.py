@@ -1,8 +1,9 @@
-"""Training of recognisers: the hybrid CTC/transducer objective under drawn look-aheads."""
+"""Training of recognisers: what all of it shares, and the hybrid CTC/transducer objective under drawn look-aheads."""
 
 import random
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jiwer
@@ -20,7 +21,98 @@ from speechkit.nn.masks import valid_mask
 from speechkit.text import Tokenizer
 
 
-class RecognitionTask(LightningModule):
+class TextTask(LightningModule, ABC):
+    """Learns to say the text of a batch in one or several ways.
+
+    Args:
+        tokenizer: text to token ids and back.
+        optimizer: takes the parameters.
+        scheduler: takes the optimizer; stepped after every optimizer step.
+        decoders: names of the ways; `val/wer` is the first one's.
+        seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
+            an unbroken one would.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        optimizer: Callable[[Any], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None,
+        decoders: Sequence[str],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.seed = tokenizer, seed
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        widths = torch.tensor([float(len(piece)) for piece in tokenizer.pieces])
+        self.register_buffer("widths", widths, persistent=False)
+        self.widths: Tensor
+        self.edits = {name: [0, 0] for name in decoders}
+        self._samples: Tensor | int = 0
+        self._clock = time.monotonic()
+
+    @property
+    @abstractmethod
+    def rate(self) -> int:
+        """Of the waves, Hz."""
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds the step."""
+        step = self.seed * 1_000_003 + self.global_step * 7919 + batch_idx * 31 + self.global_rank * 15_485_863
+        torch.manual_seed(step)
+        random.seed(step)
+
+    def flat_loss(self, log_probabilities: Tensor, batch: Batch, lengths: Tensor, blank: int) -> Tensor:
+        """Mean loss where every token has a share of the utterance by its length, see `flat_start_loss`."""
+        widths = self.widths[batch.tokens] * valid_mask(batch.token_lengths, batch.tokens.shape[1])
+        labels = equal_alignment(widths, batch.tokens, lengths, log_probabilities.shape[1], blank)
+        return flat_start_loss(log_probabilities, labels).mean()
+
+    def log_training(self, losses: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Logs the parts of a step's objective, counts its audio, and returns ``losses["loss"]``."""
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(batch.wave))
+        self._samples = self._samples + batch.wave_lengths.sum()  # a number would wait for the GPU at every step
+        return losses["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs throughput every `log_every_n_steps` batches."""
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            seconds, now = int(self._samples) / self.rate, time.monotonic()
+            rate = seconds / max(now - self._clock, 1e-6) * self.trainer.world_size
+            self.log("train/audio_hours_per_hour", rate, batch_size=len(batch.wave))
+            self._samples, self._clock = 0, now
+
+    def count_edits(self, decoder: str, batch: Batch, texts: list[str]) -> None:
+        """Adds the word errors of one way to say a batch."""
+        measured = jiwer.process_words(list(batch.texts), texts)
+        self.edits[decoder][0] += measured.substitutions + measured.deletions + measured.insertions
+        self.edits[decoder][1] += measured.substitutions + measured.deletions + measured.hits
+
+    def on_validation_epoch_end(self) -> None:
+        """Word error rate of each way, over all processes."""
+        for i, (name, counts) in enumerate(self.edits.items()):
+            total = torch.tensor(counts, dtype=torch.float64, device=self.device)
+            if self.trainer.world_size > 1:
+                total = self.all_gather(total).sum(0)  # type: ignore[union-attr]
+            rate = (total[0] / total[1].clamp(min=1)).float()
+            self.log(f"val/wer_{name}", rate, rank_zero_only=False)
+            if i == 0:
+                self.log("val/wer", rate, prog_bar=True)
+            counts[:] = [0, 0]
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer over everything that is trained, and its scheduler, stepped every step."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+
+class RecognitionTask(TextTask):
     """Loss ``(1 - w) * transducer + w * ctc`` (either alone where the model has one head), means over utterances.
 
     Args:
@@ -54,25 +146,17 @@ class RecognitionTask(LightningModule):
         spec_augment: nn.Module | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
         heads = model.decoders
+        super().__init__(tokenizer, optimizer, scheduler, heads, seed)
+        self.model = model
         self.ctc_weight = ctc_weight if len(heads) == 2 else float(heads == ["ctc"])
-        self.fastemit, self.spec_augment, self.seed = fastemit, spec_augment, seed
+        self.fastemit, self.spec_augment = fastemit, spec_augment
         self.flat_start, self.transducer_start = flat_start, transducer_start
-        widths = torch.tensor([float(len(piece)) for piece in tokenizer.pieces])
-        self.register_buffer("widths", widths, persistent=False)
-        self.widths: Tensor
-        self.edits = {name: [0, 0] for name in heads}
-        self._samples: Tensor | int = 0
-        self._clock = time.monotonic()
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds the step."""
-        step = self.seed * 1_000_003 + self.global_step * 7919 + batch_idx * 31 + self.global_rank * 15_485_863
-        torch.manual_seed(step)
-        random.seed(step)
+    @property
+    def rate(self) -> int:
+        """Of the waves, Hz."""
+        return self.model.front.sample_rate
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(batch, steps, dim) and valid steps, with SpecAugment in training."""
@@ -91,7 +175,7 @@ class RecognitionTask(LightningModule):
         head = self.model.ctc
         if self.training and head is not None and self.global_step < self.flat_start:
             flat = self.global_step / self.flat_start
-            loss = flat * loss + (1 - flat) * self._flat_loss(head(encoder), batch, lengths)
+            loss = flat * loss + (1 - flat) * self.flat_loss(head(encoder), batch, lengths, self.model.blank)
         if alone and self.trainer.world_size > 1:  # DDP waits for every parameter's gradient
             idle = (part for part in (self.model.predictor, self.model.joiner) if part is not None)
             loss = loss + 0.0 * sum(p.sum() for part in idle for p in part.parameters())
@@ -100,27 +184,9 @@ class RecognitionTask(LightningModule):
             losses |= {name: value for name, value in (("ctc", ctc), ("rnnt", transducer)) if name in heads}
         return losses
 
-    def _flat_loss(self, log_probabilities: Tensor, batch: Batch, lengths: Tensor) -> Tensor:
-        widths = self.widths[batch.tokens] * valid_mask(batch.token_lengths, batch.tokens.shape[1])
-        labels = equal_alignment(widths, batch.tokens, lengths, log_probabilities.shape[1], self.model.blank)
-        return flat_start_loss(log_probabilities, labels).mean()
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective of one batch."""
-        losses = self._losses(batch, *self.encode(batch))
-        size = len(batch.wave)
-        for name, value in losses.items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=size)
-        self._samples = self._samples + batch.wave_lengths.sum()  # a number would wait for the GPU at every step
-        return losses["loss"]
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Logs throughput every `log_every_n_steps` batches."""
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            seconds, now = int(self._samples) / self.model.front.sample_rate, time.monotonic()
-            rate = seconds / max(now - self._clock, 1e-6) * self.trainer.world_size
-            self.log("train/audio_hours_per_hour", rate, batch_size=len(batch.wave))
-            self._samples, self._clock = 0, now
+        return self.log_training(self._losses(batch, *self.encode(batch)), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss, and word errors of every head under the first context."""
@@ -128,35 +194,10 @@ class RecognitionTask(LightningModule):
         losses = self._losses(batch, encoder, lengths)
         self.log("val/loss", losses["loss"], batch_size=len(batch.wave), sync_dist=True, add_dataloader_idx=False)
         for name in self.model.decoders:
-            texts = self.decode(name, encoder, lengths)
-            measured = jiwer.process_words(list(batch.texts), texts)
-            self.edits[name][0] += measured.substitutions + measured.deletions + measured.insertions
-            self.edits[name][1] += measured.substitutions + measured.deletions + measured.hits
+            self.count_edits(name, batch, self.decode(name, encoder, lengths))
 
     def decode(self, head: str, encoder: Tensor, lengths: Tensor) -> list[str]:
         """Greedy texts of encoder steps (batch, steps, dim)."""
         emitted = make_greedy(self.model, head)(encoder, lengths)
         rows = zip(emitted.values[..., 0].long().tolist(), emitted.lengths.tolist(), strict=True)
         return [self.tokenizer.decode(tokens[:count]) for tokens, count in rows]
-
-    def on_validation_epoch_end(self) -> None:
-        """Word error rate of each head; `val/wer` is the first head's."""
-        for i, (name, counts) in enumerate(self.edits.items()):
-            total = torch.tensor(counts, dtype=torch.float64, device=self.device)
-            if self.trainer.world_size > 1:
-                total = self.all_gather(total).sum(0)  # type: ignore[union-attr]
-            rate = (total[0] / total[1].clamp(min=1)).float()
-            self.log(f"val/wer_{name}", rate, rank_zero_only=False)
-            if i == 0:
-                self.log("val/wer", rate, prog_bar=True)
-            counts[:] = [0, 0]
-
-    def configure_optimizers(self) -> Any:
-        """The recipe's optimizer over everything that is trained, and its scheduler, stepped every step."""
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
-        if self.make_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
