@@ -67,16 +67,7 @@ class CodecJob:
 
     def evaluate(self, model: WavTokenizer, data: CropDataModule, splits: Sequence[str]) -> list[Score]:
         """Scores of every split; one that cannot be read has none."""
-        scores = []
-        for split in splits:
-            try:
-                _, waves, _ = data.waves(split, self.eval_utterances)
-            except InputError as error:  # what was trained is worth more than its scores
-                log.warning("not scored: %s", error)
-                continue
-            log.info("%s: scoring %d recordings", split, len(waves))
-            scores.append(score(model, split, waves))
-        return scores
+        return [score(model, split, waves) for split, _, waves in data.readable(splits, self.eval_utterances)]
 
     def table(self, scores: Sequence[Score]) -> Table:
         """One line for every split."""

@@ -15,7 +15,6 @@ from speechkit.codecs.s3 import TokenModel
 from speechkit.codecs.supervision.listener import Listener
 from speechkit.codecs.supervision.scoring import Score, score
 from speechkit.data.module import SpeechDataModule
-from speechkit.errors import InputError
 from speechkit.text import normalize
 
 log = logging.getLogger(__name__)
@@ -63,13 +62,7 @@ class TokenJob(RecognitionJob):
         """Scores of every split and way to text, from codes alone; a split that cannot be read has none."""
         scores: list[Score] = []
         device = model.device
-        for split in splits:
-            try:
-                kept, waves, _ = data.waves(split, self.eval_utterances)
-            except InputError as error:  # what was trained is worth more than its scores
-                log.warning("not scored: %s", error)
-                continue
-            log.info("%s: scoring %d utterances", split, len(kept))
+        for split, kept, waves in data.readable(splits, self.eval_utterances):
             texts = [normalize(utterance.text) for utterance in kept]
             waves = [wave.to(device) for wave in waves]
             scores += score(model, self.listener.eval(), self.tokenizer.decode, split, waves, texts)

@@ -123,13 +123,7 @@ class RecognitionJob:
         """Scores of every split, head and look-ahead, offline and streaming; a split that cannot be read has none."""
         transcriber, scores = Transcriber(model, self.tokenizer), []
         device = model.device
-        for split in splits:
-            try:
-                kept, waves, _ = data.waves(split, self.eval_utterances)
-            except InputError as error:  # what was trained is worth more than its scores
-                log.warning("not scored: %s", error)
-                continue
-            log.info("%s: scoring %d utterances", split, len(kept))
+        for split, kept, waves in data.readable(splits, self.eval_utterances):
             texts = [normalize(utterance.text) for utterance in kept]
             scores += score(transcriber, split, [wave.to(device) for wave in waves], texts)
         return scores

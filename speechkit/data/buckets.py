@@ -7,6 +7,8 @@ from torch.utils.data import Sampler
 
 from speechkit.errors import InputError
 
+BLUR = 0.05
+
 
 class DurationBuckets(Sampler[list[tuple[int, int]]]):
     """A batch sampler: utterances of about one duration, as many as fill `batch_seconds` when padded.
@@ -40,7 +42,7 @@ class DurationBuckets(Sampler[list[tuple[int, int]]]):
         shuffle: bool = True,
         min_seconds: float = 0.0,
         max_seconds: float = float("inf"),
-        blur: float = 0.05,
+        blur: float = BLUR,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:

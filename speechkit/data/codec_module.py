@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from speechkit.data.buckets import DurationBuckets
+from speechkit.data.buckets import BLUR, DurationBuckets
 from speechkit.data.concatenation import Row
 from speechkit.data.crops import Crop, divided, recordings
 from speechkit.data.dataset import SpeechDataset, Transform
@@ -10,7 +10,6 @@ from speechkit.data.module import SpeechDataModule
 from speechkit.data.utterance import MAX_BAD, Usable, Utterance
 from speechkit.errors import InputError
 
-BLUR = 0.05  # of the batches' sampler, for which all crops are equally long
 LONGEST_S = 30.0  # of what is decoded for one crop
 
 
@@ -92,21 +91,13 @@ class CropDataModule(SpeechDataModule):
 
     def _buckets(
         self,
-        dataset: SpeechDataset,
+        seconds: Sequence[float],
         batch_seconds: float,
         shuffle: bool,
         min_seconds: float = 0.0,
         max_seconds: float = float("inf"),
     ) -> DurationBuckets:
         """Batches of so many crops, whatever they were cut from: for the sampler each lasts a second."""
-        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return DurationBuckets(
-            [1.0 if seconds >= min_seconds else 0.0 for seconds in dataset.seconds],
-            (batch_seconds + 0.5) * ((1 + BLUR) / (1 - BLUR) if shuffle else 1.0),
-            seed=self.seed,
-            shuffle=shuffle,
-            min_seconds=0.5,
-            blur=BLUR,
-            rank=rank,
-            world_size=world_size,
-        )
+        crops = [1.0 if each >= min_seconds else 0.0 for each in seconds]
+        room = (batch_seconds + 0.5) * ((1 + BLUR) / (1 - BLUR) if shuffle else 1.0)
+        return super()._buckets(crops, room, shuffle, min_seconds=0.5)

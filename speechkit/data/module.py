@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lightning import LightningDataModule
@@ -118,6 +118,20 @@ class SpeechDataModule(LightningDataModule):
         heard = report.within(self.max_bad, split)
         return heard, waves, [*checked.bad, *heard.bad]
 
+    def readable(self, splits: Sequence[str], limit: int | None) -> Iterator[tuple[str, list[Utterance], list[Tensor]]]:
+        """What `waves` gives of each split, but for those that cannot be read, which the log names.
+
+        For scores after a training: what was trained is worth more than they are.
+        """
+        for split in splits:
+            try:
+                kept, waves, _ = self.waves(split, limit)
+            except InputError as error:
+                log.warning("not scored: %s", error)
+                continue
+            log.info("%s: scoring %d utterances", split, len(kept))
+            yield split, kept, waves
+
     def recordings(self, split: str) -> Usable:
         """What a split holds as sound, of any length, with the texts that lie beside it, as they are written.
 
@@ -143,7 +157,11 @@ class SpeechDataModule(LightningDataModule):
         concatenated = rows(chosen, self.concatenate, self.max_seconds, self.seed)
         dataset = self._dataset(chosen, self.transform, substitute=True, rows=concatenated)
         buckets = self._buckets(
-            dataset, self.batch_seconds, shuffle=True, min_seconds=self.min_seconds, max_seconds=self.max_seconds
+            dataset.seconds,
+            self.batch_seconds,
+            shuffle=True,
+            min_seconds=self.min_seconds,
+            max_seconds=self.max_seconds,
         )
         if buckets.left_out:
             log.warning(
@@ -168,12 +186,12 @@ class SpeechDataModule(LightningDataModule):
 
     def _evaluation(self, splits: Sequence[str]) -> SpeechLoader:
         dataset = self._dataset(self.utterances(splits), None)
-        buckets = self._buckets(dataset, self.valid_batch_seconds, shuffle=False)
+        buckets = self._buckets(dataset.seconds, self.valid_batch_seconds, shuffle=False)
         return SpeechLoader(dataset, buckets, 0 if self.cache else self.workers, self.max_bad)
 
     def _buckets(
         self,
-        dataset: SpeechDataset,
+        seconds: Sequence[float],
         batch_seconds: float,
         shuffle: bool,
         min_seconds: float = 0.0,
@@ -182,7 +200,7 @@ class SpeechDataModule(LightningDataModule):
         trainer = self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         return DurationBuckets(
-            dataset.seconds,
+            seconds,
             batch_seconds,
             seed=self.seed,
             shuffle=shuffle,
