@@ -1,5 +1,7 @@
 """A codebook that follows its inputs by moving averages, on any number of processes."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -54,6 +56,10 @@ class Codebook(nn.Module):
         if not self._begun:
             self._begun = bool(self.inited)
         return self._begun
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._begun = False  # what is loaded may not have
+        super()._load_from_state_dict(*args)
 
     def nearest(self, x: Tensor) -> Tensor:
         """(rows, dim) -> (rows,) int64, by squared Euclidean distance."""

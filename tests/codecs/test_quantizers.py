@@ -77,6 +77,17 @@ def test_k_means_spread_over_the_first_batch() -> None:
     assert (moved < 1).sum() >= 3, "only the first batch is taken over, but for codes that nobody uses"
 
 
+def test_a_codebook_begins_again_where_its_state_is_put_back() -> None:
+    quantizer = vector(4, 4, kmeans=5).train()
+    before = {name: x.clone() for name, x in quantizer.state_dict().items()}
+    quantizer(torch.randn(1, 40, 4))
+    assert quantizer.begun
+    quantizer.load_state_dict(before)
+    assert not quantizer.begun
+    quantizer(torch.randn(1, 40, 4))
+    assert quantizer.begun
+
+
 def test_residual_layers_come_nearer_and_nearer() -> None:
     torch.manual_seed(0)
     quantizer = ResidualQuantizer(vector(32, 4).codebook, books=3).train()
