@@ -40,8 +40,6 @@ class CodecTask(LightningModule):
             the first.
         compat: ``reference`` reconstructs anew for the codec's part of a step, so that the codebook moves twice, as in
             the published training; else what the discriminators heard is what the codec learns from.
-        compiled: mode of `torch.compile` for the encoder, the decoder and the discriminators, such as ``default``; None
-            compiles nothing. The first steps of each kind then take minutes.
         seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
             an unbroken one would.
 
@@ -63,7 +61,6 @@ class CodecTask(LightningModule):
         alone_steps: int = 0,
         kinds: int = 4,
         compat: str | None = None,
-        compiled: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -77,9 +74,6 @@ class CodecTask(LightningModule):
         self.mel_weight, self.commitment_weight = mel_weight, commitment_weight
         self.continuous_steps, self.alone_steps = continuous_steps, alone_steps
         self.kinds, self.compat, self.seed = kinds, compat, seed
-        if compiled is not None:
-            for part in (model.encoder, model.decoder, adversary.periods, adversary.resolutions, adversary.dac):
-                part.compile(mode=compiled)
         self.automatic_optimization = False
         self._codes: list[Tensor] = []  # no buffer: DDP would overwrite every process's with the first one's
 
