@@ -1,7 +1,6 @@
 """Training of codecs: reconstruction against discriminators that learn along with it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from speechkit.codecs.losses import Adversary, MelDistance
 from speechkit.codecs.quantizers import Usage
 from speechkit.codecs.seanet import normalize_weights
+from speechkit.codecs.step import GraphedStep, Step
 from speechkit.codecs.wavtokenizer import Reconstruction, WavTokenizer
 from speechkit.data.collate import Batch
 from speechkit.errors import InputError
@@ -40,6 +40,8 @@ class CodecTask(LightningModule):
             the first.
         compat: ``reference`` reconstructs anew for the codec's part of a step, so that the codebook moves twice, as in
             the published training; else what the discriminators heard is what the codec learns from.
+        graphs: whether steps are recorded as CUDA graphs, where one process trains on a GPU in single precision on whole
+            crops: small codecs wait for the host else. The same numbers come.
         seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
             an unbroken one would.
 
@@ -61,6 +63,7 @@ class CodecTask(LightningModule):
         alone_steps: int = 0,
         kinds: int = 4,
         compat: str | None = None,
+        graphs: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -73,8 +76,10 @@ class CodecTask(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.mel_weight, self.commitment_weight = mel_weight, commitment_weight
         self.continuous_steps, self.alone_steps = continuous_steps, alone_steps
-        self.kinds, self.compat, self.seed = kinds, compat, seed
+        self.kinds, self.compat, self.graphs, self.seed = kinds, compat, graphs, seed
         self.automatic_optimization = False
+        self._whole = False  # the crops of the last batch
+        self._graphs: dict[tuple[int | bool, ...], GraphedStep] = {}
         self._codes: list[Tensor] = []  # no buffer: DDP would overwrite every process's with the first one's
 
     def on_fit_start(self) -> None:
@@ -87,17 +92,21 @@ class CodecTask(LightningModule):
         step = self.seed * 1_000_003 + self.global_step * 7919 + self.global_rank * 15_485_863
         torch.manual_seed(step)
 
-    def reconstructed(self, batch: Batch) -> Reconstruction:
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Sees whether all crops are whole, while that costs nothing to know."""
+        self._whole = bool((batch.wave_lengths == batch.wave.shape[1]).all())
+        return batch
+
+    def reconstructed(self, batch: Batch, quantized: bool = True) -> Reconstruction:
         """What the codec makes of a batch, as long as it was."""
-        early = self.training and self.global_step < self.continuous_steps
-        if early and not self.model.quantizer.begun:
+        if not quantized:
             latents, counts = self.model.encoder(batch.wave, batch.wave_lengths)
             shape = latents.shape[:2] if self.model.books == 1 else (*latents.shape[:2], self.model.books)
             made = Reconstruction(
                 self.model.decoder(latents, counts)[0], counts.new_zeros(shape), commitment=latents.new_zeros(())
             )
         else:
-            made = self.model(batch.wave, batch.wave_lengths)
+            made = self.model(batch.wave, batch.wave_lengths, whole=self._whole)
         return made._replace(wave=made.wave[:, : batch.wave.shape[1]])
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -105,49 +114,60 @@ class CodecTask(LightningModule):
         kind = int(torch.randint(self.kinds, ()))
         self.model.decoder.use(kind)
         adversarial = self.global_step >= self.alone_steps
-        size = len(batch.wave)
         codec = self.optimizers()[0]  # type: ignore[index]
         # Lightning counts the steps of optimizers that it wraps: this one is not to be counted.
         judges: Optimizer = self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
-        made = self._heard_first(batch, adversarial)
+        step = self._step(batch, kind, adversarial)
+        losses = {}
         if adversarial:
-            told = self.adversary.telling_apart(batch.wave, made.wave, kind)
-            judges.zero_grad()
-            self.manual_backward(told)
+            losses = step.judge()
             judges.step()
-            self.log("train/discriminators", told.detach(), batch_size=size)
-            if self.compat == "reference":
-                made = self.reconstructed(batch)
-        with self._fixed_adversary():
-            losses = self._losses(batch, made, kind, adversarial)
-            codec.zero_grad()
-            self.manual_backward(losses["loss"])
+        losses = losses | step.learn()
         codec.step()
         for name, value in losses.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "mel"), batch_size=size)
+            self.log(f"train/{name}", value, prog_bar=name in ("loss", "mel"), batch_size=len(batch.wave))
         for i, scheduler in enumerate(self.lr_schedulers() or []):  # type: ignore[arg-type]
             if i == 0 or adversarial:  # the discriminators' rate begins to fall when they begin to learn
                 scheduler.step()
 
-    def _heard_first(self, batch: Batch, adversarial: bool) -> Reconstruction:
-        """What the discriminators hear, and the codec learns from unless it reconstructs anew."""
-        with torch.set_grad_enabled(not (adversarial and self.compat == "reference")):
-            return self.reconstructed(batch)
+    def _step(self, batch: Batch, kind: int, adversarial: bool) -> Step | GraphedStep:
+        """What computes the step, on the batch."""
+        begun = self.model.quantizer.begun
+        quantized = begun or self.global_step >= self.continuous_steps
 
-    def _losses(self, batch: Batch, made: Reconstruction, kind: int, adversarial: bool) -> dict[str, Tensor]:
-        losses = {"mel": self.mel(batch.wave, made.wave), "commitment": made.commitment}
+        def made(batch: Batch) -> Step:
+            return Step(
+                lambda: self.reconstructed(batch, quantized),
+                lambda found: self._losses(batch.wave, found, kind, adversarial),
+                self.model,
+                self.adversary,
+                batch.wave,
+                kind,
+                anew=self.compat == "reference",
+                backward=self.manual_backward,
+            )
+
+        if not self._can_be_graphed or quantized != begun:  # a codebook begins
+            return made(batch)
+        key = (kind, adversarial, quantized, *batch.wave.shape)
+        if key not in self._graphs:
+            self._graphs[key] = GraphedStep(made(batch._replace(wave=batch.wave.clone())), adversarial)
+        self._graphs[key].wave.copy_(batch.wave)
+        return self._graphs[key]
+
+    @property
+    def _can_be_graphed(self) -> bool:
+        """Whether graphs are wanted, and where they can be had."""
+        alone = self.trainer.world_size == 1 and str(self.trainer.precision) == "32-true"
+        return self.graphs and alone and self._whole and self.device.type == "cuda"
+
+    def _losses(self, wave: Tensor, made: Reconstruction, kind: int, adversarial: bool) -> dict[str, Tensor]:
+        losses = {"mel": self.mel(wave, made.wave), "commitment": made.commitment}
         loss = self.mel_weight * losses["mel"] + self.commitment_weight * losses["commitment"]
         if adversarial:
-            losses |= self.adversary.fooling(batch.wave, made.wave, kind)
+            losses |= self.adversary.fooling(wave, made.wave, kind)
             loss = loss + losses["adversarial"] + losses["features"]
         return {"loss": loss, **losses}
-
-    @contextmanager
-    def _fixed_adversary(self) -> Iterator[None]:
-        """The gradient passes through the discriminators and leaves nothing there."""
-        self.adversary.requires_grad_(False)
-        yield
-        self.adversary.requires_grad_(True)
 
     def on_validation_epoch_start(self) -> None:
         """Begins to count codes; the embeddings are those of evaluation."""

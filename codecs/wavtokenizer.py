@@ -10,6 +10,7 @@ from speechkit.codecs.fingerprint import fingerprint
 from speechkit.codecs.quantizers import ResidualQuantizer, VectorQuantizer
 from speechkit.codecs.seanet import SeanetEncoder
 from speechkit.codecs.vocos import VocosDecoder
+from speechkit.nn.masks import valid_mask
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.state import Chunk
 
@@ -89,11 +90,14 @@ class WavTokenizer(nn.Module):
         wave, samples = self.decoder(self.quantizer.decode(codes), lengths)
         return wave, samples
 
-    def forward(self, wave: Tensor, lengths: Tensor) -> Reconstruction:
-        """(batch, samples), (batch,) -> what comes back, with the gradient of all three parts."""
+    def forward(self, wave: Tensor, lengths: Tensor, whole: bool = False) -> Reconstruction:
+        """(batch, samples), (batch,) -> what comes back, with the gradient of all three parts.
+
+        Where all rows are known to be `whole`, as long as the batch, nothing has to wait for the device.
+        """
         latents, counts = self.encoder(wave, lengths)
-        mask = torch.arange(latents.shape[1], device=counts.device) < counts[:, None]
-        quantized = self.quantizer(latents, None if bool(mask.all()) else mask)
+        mask = None if whole else valid_mask(counts, latents.shape[1])
+        quantized = self.quantizer(latents, None if mask is None or bool(mask.all()) else mask)
         return Reconstruction(self.decoder(quantized.values, counts)[0], quantized.codes, quantized.loss)
 
     def encoding(self, chunks: int = 1) -> Chain:

@@ -69,6 +69,7 @@ def main(config: DictConfig) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_of_use)
     console.quiet = rank_zero_only.rank > 0  # type: ignore[attr-defined]
     config, notes = adapted(config, torch.cuda.is_available())
+    _alone(config.trainer)
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not os.environ.get("SPEECHKIT_RUN"):
         _same_folder(HydraConfig.get().overrides.task)
     _check(config)
@@ -80,6 +81,14 @@ def main(config: DictConfig) -> None:
     train(config, out)
     if config.data.root is None:
         console.print("this was the embedded corpus; for a real one add data.root=/path/to/corpus")
+
+
+def _alone(trainer: DictConfig) -> None:
+    """A recipe's way to synchronise processes would cost a single one a good part of its time."""
+    devices = torch.cuda.device_count() if trainer.get("devices", "auto") in ("auto", -1, "-1") else trainer.devices
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1 or trainer.get("num_nodes", 1) > 1
+    if str(trainer.get("strategy")).startswith("ddp") and devices in (0, 1, "1") and not several:
+        trainer.strategy = "auto"
 
 
 def _check(config: DictConfig) -> None:
