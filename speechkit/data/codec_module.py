@@ -1,12 +1,15 @@
 """The Lightning data module of audio without text: batches of crops, from any corpora."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from speechkit.data import mini
 from speechkit.data.buckets import BLUR, DurationBuckets
 from speechkit.data.concatenation import Row
 from speechkit.data.crops import Crop, divided, recordings
 from speechkit.data.dataset import SpeechDataset, Transform
 from speechkit.data.module import SpeechDataModule
+from speechkit.data.reading import SAMPLE_RATE
 from speechkit.data.utterance import MAX_BAD, Usable, Utterance
 from speechkit.errors import InputError
 
@@ -30,7 +33,7 @@ class CropDataModule(SpeechDataModule):
         workers, seed, cache_dir, max_bad, mini_minutes: as for `SpeechDataModule`.
         cache: as there. What it keeps is rounded to 16 bits: where recordings of a lower rate have nothing, that is
             noise, which spectra show and files do not have.
-        rate: sample rate of the crops, Hz.
+        rate: sample rate of the crops and, where over 16 kHz, of the embedded corpus, Hz.
         min_seconds: shorter training recordings are left out; those shorter than a crop are repeated.
 
     Raises:
@@ -79,6 +82,9 @@ class CropDataModule(SpeechDataModule):
             root = self._mini_root() if self._embedded(name) else self.root
             self._splits[name] = recordings(name, root, self.cache_dir, self.max_bad)
         return self._splits[name]
+
+    def _mini_root(self) -> Path:
+        return mini.prepare(self.cache_dir, self.mini_minutes, rate=max(self.rate, SAMPLE_RATE))
 
     def _dataset(
         self,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechkit.data.espeak import Espeak
+from speechkit.data.reading import SAMPLE_RATE
 from speechkit.data.sentences import sentences
 from speechkit.data.synthesis import FORMATS, SUMMARY, Style, Summary, generate, usable_voices
 from speechkit.errors import InputError
@@ -36,10 +37,11 @@ def prepare(
     workers: int | None = None,
     dev_utterances: int = 90,
     test_utterances: int = 180,
+    rate: int = SAMPLE_RATE,
 ) -> Path:
     """Makes the corpus once and returns its root, which has the folders `SPLITS`.
 
-    LibriSpeech's own layout, 16 kHz FLAC. No voice and no sentence of dev or test is in train; test-mini-noisy is
+    LibriSpeech's own layout, FLAC. No voice and no sentence of dev or test is in train; test-mini-noisy is
     test-mini with noise at 10 to 20 dB, and test-mini-long has its sentences five to a recording. What a killed run
     left incomplete is made anew. SPLIT/summary.json says what there is.
 
@@ -47,11 +49,13 @@ def prepare(
         cache_dir: None is `default_cache()`.
         minutes_train: about how much speech to train on.
         workers: processes; None is one per core.
+        rate: Hz; each has a corpus of its own. espeak-ng has nothing above 11 kHz.
 
     Raises:
         InputError: espeak-ng is missing, or the folder cannot be written.
     """
-    root = Path(cache_dir or default_cache()) / _folder_name(minutes_train, seed, dev_utterances, test_utterances)
+    name = _folder_name(minutes_train, seed, dev_utterances, test_utterances, rate)
+    root = Path(cache_dir or default_cache()) / name
     if all((root / split / SUMMARY).is_file() for split in SPLITS):
         return root
     with Espeak() as espeak:
@@ -68,7 +72,7 @@ def prepare(
         ("train-mini", "train", _with_paragraphs(sentences(seed, "train")), minutes_train / 60, TRAIN_STYLE, 1),
     ):
         if not (root / split / SUMMARY).is_file():
-            generate(texts, root, split, hours, voices[part], workers, seed, style, chapter)
+            generate(texts, root, split, hours, voices[part], workers, seed, style, chapter, rate=rate)
     return root
 
 
@@ -121,8 +125,8 @@ def _make(chosen: argparse.Namespace) -> None:
     print(f"{made.seconds / 3600:.2f} h, {made.utterances} utterances, {len(made.voices)} voices")
 
 
-def _folder_name(minutes: float, seed: int, dev: int, test: int) -> str:
-    return f"mini-v{VERSION}-{minutes:g}min-{dev}-{test}-seed{seed}"
+def _folder_name(minutes: float, seed: int, dev: int, test: int, rate: int) -> str:
+    return f"mini-v{VERSION}-{minutes:g}min-{dev}-{test}-seed{seed}" + f"-{rate}hz" * (rate != SAMPLE_RATE)
 
 
 def _read_texts(path: Path) -> list[str]:

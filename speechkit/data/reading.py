@@ -84,8 +84,10 @@ def transcript(text: str) -> str:
     return clean
 
 
-def speak(espeak: Espeak, reading: Reading, style: Style, rng: np.random.Generator) -> Wave:
-    """Speech at its level between two silences, 16 kHz."""
+def speak(
+    espeak: Espeak, reading: Reading, style: Style, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE
+) -> Wave:
+    """Speech at its level between two silences."""
     rate, pitch, spread = (
         int(rng.integers(low, high + 1)) for low, high in (style.rate, style.pitch, style.pitch_range)
     )
@@ -94,13 +96,15 @@ def speak(espeak: Espeak, reading: Reading, style: Style, rng: np.random.Generat
     if len(loud) == 0:
         raise InputError(f"the voice {reading.voice} says nothing for {reading.text!r}")
     speech = pcm[loud[0] : loud[-1] + 1].astype(np.float32) / 32768
-    speech = soxr.resample(speech, espeak.sample_rate, SAMPLE_RATE)
+    speech = soxr.resample(speech, espeak.sample_rate, sample_rate)
     speech *= np.float32(10 ** (rng.uniform(*style.level_db) / 20) / max(rms(speech), 1e-6))
-    before, after = (int(rng.uniform(*style.silence_s) * SAMPLE_RATE) for _ in range(2))
+    before, after = (int(rng.uniform(*style.silence_s) * sample_rate) for _ in range(2))
     return np.pad(speech, (before, after))
 
 
-def record(speech: Wave, others: list[Wave], style: Style, rng: np.random.Generator) -> Wave:
+def record(
+    speech: Wave, others: list[Wave], style: Style, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE
+) -> Wave:
     """Adds the room tone and perhaps noise, of which `others` are the babble."""
     tone = np.float32(10 ** (rng.uniform(*style.floor_db) / 20))
     wave = speech + tone * make_noise("white", len(speech), rng)
@@ -109,6 +113,6 @@ def record(speech: Wave, others: list[Wave], style: Style, rng: np.random.Genera
         if kind == "babble" and len(others) < 2:
             kind = "pink"
         babble = kind == "babble"
-        noise = make_babble(others, len(wave), rng) if babble else make_noise(kind, len(wave), rng)
+        noise = make_babble(others, len(wave), rng) if babble else make_noise(kind, len(wave), rng, sample_rate)
         wave = mix(wave, noise, snr_db)
     return wave * np.float32(min(1, 0.98 / max(float(np.abs(wave).max()), 1e-6)))

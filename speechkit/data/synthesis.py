@@ -65,6 +65,7 @@ def generate(
     style: Style | None = None,
     chapter: int = 1,
     suffix: str = "flac",
+    rate: int = SAMPLE_RATE,
 ) -> Summary:
     """Makes OUT_ROOT/SPLIT/SPEAKER/CHAPTER/*.flac and *.trans.txt.
 
@@ -78,6 +79,7 @@ def generate(
         voices: voice -> speaker number; None is every voice but whispers.
         workers: processes; None is one per core.
         suffix: ``flac`` or ``opus``.
+        rate: Hz; espeak-ng has nothing above 11 kHz.
 
     Raises:
         InputError: the split is there already, no text, a text that is not English words, a folder that cannot be
@@ -96,7 +98,7 @@ def generate(
     try:
         work = _work_folder(target)
         try:
-            job = partial(_make_shard, work, style, seed, suffix)
+            job = partial(_make_shard, work, style, seed, suffix, rate)
             seconds = sum(track(_in_order(job, shards, workers), f"speaking {split}", len(shards), disable=_quiet()))
             summary = _summarise(split, shards, seconds)
             (work / SUMMARY).write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
@@ -173,7 +175,7 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _make_shard(root: Path, style: Style, seed: int, suffix: str, shard: list[Reading]) -> float:
+def _make_shard(root: Path, style: Style, seed: int, suffix: str, rate: int, shard: list[Reading]) -> float:
     """Writes the utterances; returns their seconds."""
     container, subtype = FORMATS[suffix]
     recent, samples = list[Wave](), 0
@@ -181,18 +183,18 @@ def _make_shard(root: Path, style: Style, seed: int, suffix: str, shard: list[Re
         for reading in shard:
             # Two generators: with and without noise the speech is the same.
             key = zlib.crc32(f"{reading.voice} {reading.text} {reading.index}".encode())
-            speech = speak(espeak, reading, style, np.random.default_rng([seed, key]))
-            wave = record(speech, recent, style, np.random.default_rng([seed, key, reading.chapter]))
+            speech = speak(espeak, reading, style, np.random.default_rng([seed, key]), rate)
+            wave = record(speech, recent, style, np.random.default_rng([seed, key, reading.chapter]), rate)
             recent = [*recent[1 - _BABBLERS :], speech]
             samples += len(wave)
             folder = root / str(reading.speaker) / str(reading.chapter)
             folder.mkdir(parents=True, exist_ok=True)
             encoded = io.BytesIO()  # soundfile would wait for the disk after every file
-            soundfile.write(encoded, wave, SAMPLE_RATE, subtype, format=container)
+            soundfile.write(encoded, wave, rate, subtype, format=container)
             (folder / f"{reading.name}.{suffix}").write_bytes(encoded.getvalue())
             with (folder / f"{reading.speaker}-{reading.chapter}.trans.txt").open("a", encoding="utf-8") as lines:
                 lines.write(f"{reading.name} {reading.text}\n")
-    return samples / SAMPLE_RATE
+    return samples / rate
 
 
 def _work_folder(target: Path) -> Path:

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from speechkit.nn.masks import valid_mask
 from speechkit.streaming.state import Chunk, queue_pop
 
-LEAST = 1e-11  # of the windows' sum of squares
+LEAST = 0.1  # of the sum that all windows have: where those of the ends have less, sound is faded, not blown up
+TINY = 1e-11  # of a sum, for frames that do not overlap: their window begins with zero
 
 
 class IstftState(NamedTuple):
@@ -23,6 +24,8 @@ class IstftState(NamedTuple):
 
 class InverseStft(nn.Module):
     """Frames of a spectrum to as many hops of samples, Hann windows, divided by the sum of their squares.
+
+    At the ends the sum is of the frames that are there, but at least `LEAST` of what all would have.
 
     Args:
         n_fft: samples of a frame, a multiple of `hop`.
@@ -44,6 +47,9 @@ class InverseStft(nn.Module):
         self.cut = (n_fft - hop) // 2 if lookahead is None else lookahead * hop
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.window: Tensor
+        least = LEAST * self.window.square().view(self.overlap, hop).sum(0)
+        self.register_buffer("least", least.clamp(min=TINY), persistent=False)  # (hop,)
+        self.least: Tensor
 
     def _frames(self, spectrum: Tensor) -> Tensor:
         """(batch, frames, n_fft + 2), real parts before imaginary ones -> windowed (batch, frames, overlap, hop)."""
@@ -79,10 +85,10 @@ class InverseStft(nn.Module):
         """(batch, frames, n_fft + 2) and (batch,) -> (batch, frames, hop), zero after each row's end."""
         mask = valid_mask(lengths, spectrum.shape[1])
         total = self._added(self._frames(spectrum) * mask[..., None, None]).flatten(1)
-        weight = self._added(self._weights(mask).to(total)).flatten(1)
+        weight = torch.maximum(self._added(self._weights(mask).to(total)), self.least).flatten(1)
         samples = spectrum.shape[1] * self.hop
         kept = slice(self.cut, self.cut + samples)
-        hops = (total[:, kept] / weight[:, kept].clamp(min=LEAST)).unflatten(1, (-1, self.hop))
+        hops = (total[:, kept] / weight[:, kept]).unflatten(1, (-1, self.hop))
         return hops * mask[..., None], lengths
 
     def init_state(self, batch: int) -> IstftState:
@@ -103,7 +109,7 @@ class InverseStft(nn.Module):
         ready = torch.where(x.last, taken, (taken - self.lookahead).clamp(min=0))
         count = (ready - state.given).clamp(0, room)
         start = state.given + self.lookahead - state.taken
-        hops = queue_pop(total, start, room) / queue_pop(weight, start, room).clamp(min=LEAST)
+        hops = queue_pop(total, start, room) / torch.maximum(queue_pop(weight, start, room), self.least)
         given = state.given + count
         new = IstftState(queue_pop(total, x.lengths, rest), queue_pop(weight, x.lengths, rest), taken, given)
         return Chunk(hops * valid_mask(count, room)[..., None], count, x.last & (given >= ready)), new

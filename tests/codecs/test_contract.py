@@ -28,9 +28,9 @@ def randomized(module: Any, std: float = 0.4) -> Any:
     return module.double().eval()
 
 
-def encoder(causal: bool, chunks: int = 1, strides: tuple[int, ...] = (2, 3)) -> Case:
+def encoder(causal: bool, chunks: int = 1, strides: tuple[int, ...] = (2, 3), longest: int = 150) -> Case:
     module = randomized(SeanetEncoder(dim=4, filters=2, strides=strides, causal=causal))
-    return Case(module.streaming(chunks), lambda x, n: module(x[..., 0], n), dim=1, longest=150)
+    return Case(module.streaming(chunks), lambda x, n: module(x[..., 0], n), dim=1, longest=longest)
 
 
 def decoder(lookahead: int, chunks: int = 1) -> Case:
@@ -134,6 +134,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "encoder as published": lambda: encoder(False),
     "encoder as published, three latents a call": lambda: encoder(False, 3),
     "encoder as published, odd strides": lambda: encoder(False, strides=(5, 3)),
+    "encoder as published, its strides": lambda: encoder(False, strides=(2, 4, 5, 8), longest=2500),
     "encoder, causal": lambda: encoder(True),
     "encoder, causal, three latents a call": lambda: encoder(True, 3),
     "LSTM": lstm,

@@ -161,12 +161,21 @@ def test_processes_get_shares_of_one_epoch(corpus: Path) -> None:
 def test_the_embedded_corpus_is_heard_at_the_models_rate(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mini, "prepare", lambda *_: corpus)
+    asked = []
+
+    def prepare(*_: object, rate: int) -> Path:
+        asked.append(rate)
+        return corpus
+
+    monkeypatch.setattr(mini, "prepare", prepare)
     monkeypatch.setattr(mini, "SPLITS", ("train", "dev"))
     data = CropDataModule(train=["train"], valid=["dev"], crop_seconds=0.5, rate=24_000, cache_dir=str(tmp_path))
     (batch,) = data.train_dataloader()
     assert batch.wave.shape == (17, 12_000)
     assert data.waves("dev")[1][0].shape == (2400,)
+    assert set(asked) == {24_000}
+    assert CropDataModule(rate=8_000, cache_dir=str(tmp_path)).waves("dev")[1][0].shape == (800,)
+    assert asked[-1] == 16_000  # one corpus for all lower rates
 
 
 @pytest.mark.parametrize("changes", [{"crop_seconds": 0.0}, {"batch_size": 0}, {"valid_batch_size": 0}])

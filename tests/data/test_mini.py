@@ -177,6 +177,25 @@ def test_a_cached_corpus_is_not_made_again(corpus: Path, monkeypatch: pytest.Mon
 
 
 @needs_espeak
+def test_at_24_khz_the_same_is_said_with_what_speech_has_above_8_khz(corpus: Path) -> None:
+    before = digests(corpus)
+    wide = mini.prepare(corpus.parent, 0.3, workers=1, dev_utterances=3, test_utterances=5, rate=24_000)
+    assert (corpus.name, wide.name) == ("mini-v4-0.3min-3-5-seed0", "mini-v4-0.3min-3-5-seed0-24000hz")
+    assert digests(corpus) == before
+    for split in mini.SPLITS:
+        assert texts_of(wide / split) == texts_of(corpus / split)
+        assert Summary.load(wide / split).seconds == pytest.approx(Summary.load(corpus / split).seconds, rel=1e-3)
+    hiss, tone = 0.0, 0.0  # what espeak-ng says, and what the room alone has
+    for file in (wide / "test-mini").rglob("*.flac"):
+        wave, rate = soundfile.read(file)
+        assert rate == 24_000
+        power, hz = np.abs(np.fft.rfft(wave)) ** 2, np.fft.rfftfreq(len(wave), 1 / rate)
+        hiss += power[(hz > 8_000) & (hz < 11_000)].mean()
+        tone += power[hz > 11_300].mean()
+    assert 10 * np.log10(hiss / tone) > 10
+
+
+@needs_espeak
 def test_the_number_of_workers_does_not_change_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthesis, "_SHARD", 2)
     texts = list(itertools.islice(sentences(1), 6))
@@ -190,11 +209,11 @@ def test_the_number_of_workers_does_not_change_a_sample(tmp_path: Path, monkeypa
 def test_a_killed_run_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def killed(*arguments: object) -> Summary:
+    def killed(*arguments: object, **named: object) -> Summary:
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return generate(*arguments)  # type: ignore[arg-type]
+        return generate(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(mini, "generate", killed)
     with pytest.raises(KeyboardInterrupt):
