@@ -278,6 +278,14 @@ class SpeechTokenizer:
         """Whether pieces have the codes of the whole."""
         return self.model.streams
 
+    @property
+    def encoding_latency_s(self) -> float | None:
+        """Audio that the first sample of a call's codes waits for, those codes' own included; None: all of it."""
+        if not self.streams:
+            return None
+        stream = self.model.encoding()
+        return (stream.chunk - stream.stride + stream.lookahead + 1) / self.rate
+
     def check_books(self, books: int | None) -> None:
         """Raises InputError where more codebooks are asked for than the one."""
         if books not in (None, 1):
@@ -302,10 +310,13 @@ class SpeechTokenizer:
         """Pieces (samples,) of any size -> pieces (codes,), which together are those of the whole.
 
         Raises:
-            InputError: the tokenizer does not stream, or has not so many codebooks.
+            InputError: the tokenizer does not stream, or has not so many codebooks; a piece has another shape, or
+                holds NaN or Inf.
         """
         self.check_books(books)
         stream = Stream(self.model.encoding())
         for piece in pieces:
+            if piece.numel():
+                check_wave(piece[None], torch.tensor([piece.numel()], device=piece.device))
             yield from (found[:, 0] for found in stream.push(piece[:, None].to(self.model.device)) if len(found))
         yield from (found[:, 0] for found in stream.flush() if len(found))

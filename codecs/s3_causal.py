@@ -123,12 +123,6 @@ class CausalS3Tokenizer(TokenModel):
         assert isinstance(self.front, RunningMel)
         return Chain(*self.front.parts(), *self.encoder.parts(chunks), ToTokens(self.quantizer))
 
-    @property
-    def latency_s(self) -> float:
-        """Audio that the first sample of a chunk waits for."""
-        chain = self.encoding()
-        return (chain.chunk + chain.lookahead) / self.rate
-
     @torch.no_grad()
     def encode(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `TokenModel.encode`, in calls of some seconds: memory does not grow with the length."""

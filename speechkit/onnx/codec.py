@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from speechkit.codecs.codec import Codec
 from speechkit.errors import InputError
-from speechkit.onnx.read import there
+from speechkit.onnx.read import there, weights_hash
 from speechkit.streaming.onnx import Interface, OnnxGraph, OnnxStream, whole
 from speechkit.streaming.state import Chunk
 
 ABSENT = -1  # in the place of a code of a codebook that is left out
-HASH_BYTES = 16
 
 
 class CodeStream(OnnxStream):
@@ -49,9 +48,7 @@ class OnnxCodec(nn.Module):
         self.rate, self.hop = whole("rate", meta["rate"], 1), whole("hop", meta["hop"], 1)
         self.size, self.books = whole("size", meta["size"], 2), whole("books", meta["books"], 1)
         self.causal = "decoder" in meta["streams"]
-        self._weights = bytes.fromhex(meta["weights"])
-        if len(self._weights) != HASH_BYTES:
-            raise ValueError(f"the weights' hash must be {HASH_BYTES} bytes, got {meta['weights']!r:.50}")
+        self._weights = weights_hash(meta)
         self._files = {name: there(folder, meta["graphs"][name]) for name in ("encoder", "decoder")}
         self._streams = {
             name: (there(folder, about["file"]), Interface.from_dict(about["stream"]))

@@ -1,13 +1,15 @@
 """Export folders read again, whatever kind of model they hold."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechkit.errors import InputError
 from speechkit.onnx import FORMAT, META
 from speechkit.onnx.kind import FORMER, KINDS, named
+
+HASH_BYTES = 16
 
 
 def read(folder: Path, threads: int = 1, providers: Sequence[str] = ()) -> Any:
@@ -43,6 +45,14 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise InputError(f"{path} has format {version!r:.50}, this version of speechkit reads {FORMAT}")
     return dict(meta)
+
+
+def weights_hash(meta: Mapping[str, Any]) -> bytes:
+    """The hash of the weights that an export was made of; raises ValueError where it is none."""
+    found = bytes.fromhex(meta["weights"])
+    if len(found) != HASH_BYTES:
+        raise ValueError(f"the weights' hash must be {HASH_BYTES} bytes, got {meta['weights']!r:.50}")
+    return found
 
 
 def plain(folder: Path, name: str) -> Path:

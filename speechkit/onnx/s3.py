@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.codecs.s3 import HOP, S3Tokenizer, SpeechTokenizer, TokenModel, check_wave
-from speechkit.onnx.read import there
+from speechkit.onnx.read import there, weights_hash
 from speechkit.streaming.onnx import Interface, OnnxGraph, OnnxStream, whole
 from speechkit.streaming.stream import run
 
@@ -60,30 +60,39 @@ class Quantized(nn.Module):
         return codes
 
 
-class OnnxTokenizer(S3Tokenizer):
+class GraphTokenizer(TokenModel):
+    """What all exports have in common: weights that lie in graphs."""
+
+    weights: bytes  # the hash of those that the export was made of
+
+    def fingerprint(self) -> bytes:
+        """As `TokenModel.fingerprint`, of the release: tokens of the one are tokens of the other."""
+        return self.weights
+
+    @property
+    def device(self) -> torch.device:
+        """As `TokenModel.device`."""
+        return CPU
+
+
+class OnnxTokenizer(GraphTokenizer, S3Tokenizer):
     """A tokenizer that hears windows of 30 s."""
 
-    def __init__(self, front: GraphFront, encoder: Any, quantizer: Any, windows: int, compat: str | None) -> None:
+    def __init__(
+        self, front: GraphFront, encoder: Any, quantizer: Any, windows: int, compat: str | None, weights: bytes
+    ) -> None:
         super().__init__(encoder, quantizer, windows, compat)
-        self.front = front
-
-    @property
-    def device(self) -> torch.device:
-        """As `TokenModel.device`."""
-        return CPU
+        self.front, self.weights = front, weights
 
 
-class OnnxCausalTokenizer(TokenModel):
+class OnnxCausalTokenizer(GraphTokenizer):
     """A tokenizer whose graph is a stream."""
 
-    def __init__(self, stream: OnnxStream, encoder: Any, quantizer: Any) -> None:
-        super().__init__(nn.Identity(), encoder, quantizer)
-        self.stream = stream
+    streams = True
 
-    @property
-    def device(self) -> torch.device:
-        """As `TokenModel.device`."""
-        return CPU
+    def __init__(self, stream: OnnxStream, encoder: Any, quantizer: Any, weights: bytes) -> None:
+        super().__init__(nn.Identity(), encoder, quantizer)
+        self.stream, self.weights = stream, weights
 
     def encode(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `TokenModel.encode`."""
@@ -104,15 +113,15 @@ def read(meta: Mapping[str, Any], folder: Path, threads: int, providers: Sequenc
         InputError: a graph is missing or damaged.
     """
     mels, stride = whole("mels", meta["mels"], 1), whole("stride", meta["stride"], 1)
-    quantizer = Quantized(whole("size", meta["size"], 2))
+    quantizer, weights = Quantized(whole("size", meta["size"], 2)), weights_hash(meta)
     if "stream" in meta:
         file, interface = there(folder, meta["stream"]["file"]), Interface.from_dict(meta["stream"]["stream"])
         if (interface.dim, interface.stride) != (1, HOP * stride):
             raise ValueError(f"its stream must be of samples, one code for {HOP * stride}, got {interface.stride}")
         stream = OnnxStream(file, interface, threads, providers)
-        return SpeechTokenizer(OnnxCausalTokenizer(stream, GraphEncoder(None, mels, stride), quantizer))
+        return SpeechTokenizer(OnnxCausalTokenizer(stream, GraphEncoder(None, mels, stride), quantizer, weights))
     front, encoder = (
         OnnxGraph(there(folder, meta["graphs"][name]), threads, providers) for name in ("front", "encoder")
     )
     parts = GraphFront(front, mels), GraphEncoder(encoder, mels, stride), quantizer
-    return SpeechTokenizer(OnnxTokenizer(*parts, whole("windows", meta["windows"], 1), meta["compat"]))
+    return SpeechTokenizer(OnnxTokenizer(*parts, whole("windows", meta["windows"], 1), meta["compat"], weights))

@@ -89,7 +89,7 @@ class TokenizerExport(Export):
         """As `Export.write`."""
         model = self.model
         about = {"rate": model.rate, "size": model.size, "mels": model.encoder.mels, "stride": model.encoder.stride}
-        meta: dict[str, Any] = described("s3") | about
+        meta: dict[str, Any] = described("s3") | about | {"weights": model.fingerprint().hex()}
         if isinstance(model, S3Tokenizer):
             meta |= {"windows": model.windows, "compat": model.compat}
             meta["graphs"] = {"front": "front.onnx", "encoder": "encoder.onnx"}

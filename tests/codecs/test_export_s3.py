@@ -1,16 +1,22 @@
 """Speech tokenizers as export folders: the codes of the whole, of windows and of pieces, and what is refused."""
 
 import json
+import select
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import speechkit
+from speechkit import audio
+from speechkit.codecs.container import TokenHeader, TokenReader, TokenWriter
 from speechkit.codecs.quantizers import FiniteScalarQuantizer
 from speechkit.codecs.s3 import SpeechTokenizer
 from speechkit.codecs.s3_causal import CausalS3Tokenizer
@@ -20,6 +26,7 @@ from speechkit.onnx import META
 from speechkit.onnx.publish import publish
 from speechkit.onnx.s3_export import TokenizerExport
 from tests.codecs.test_s3 import noise, tiny
+from tests.paths import ROOT
 
 
 class Pair(NamedTuple):
@@ -73,7 +80,7 @@ def test_recordings_shorter_and_longer_than_a_window(pair: Pair) -> None:
 
 def test_an_export_says_what_the_tokenizer_says_of_itself(pair: Pair, causal: Pair) -> None:
     for ours, theirs, _ in (pair, causal):
-        for name in ("rate", "size", "codes_per_second"):
+        for name in ("rate", "hop", "size", "codes_per_second", "streams", "encoding_latency_s"):
             assert getattr(theirs, name) == getattr(ours, name)
         with pytest.raises(InputError, match="take the release that it was made of"):
             TokenizerExport(theirs)
@@ -87,6 +94,52 @@ def test_a_causal_one_gives_the_same_whole_and_in_pieces(causal: Pair) -> None:
     pieces: Iterator[Tensor] = iter(wave.split(777))
     codes = torch.cat(list(causal.theirs.encode_stream(pieces)))
     assert torch.equal(codes, causal.ours.encode(wave)[0][0])
+
+
+def tokens(tokenizer: SpeechTokenizer, path: Path) -> TokenHeader:
+    """What a token file of `tokenizer` says, read again."""
+    wave = noise(40).float()
+    with path.open("wb") as file:
+        writer = TokenWriter(file, TokenHeader.of(tokenizer, path.stem))
+        writer.write(tokenizer.encode(wave)[0][0].numpy())
+        writer.end(len(wave))
+    with path.open("rb") as file:
+        return TokenReader(file, path.name).header
+
+
+def test_token_files_of_an_export_and_of_its_release_name_one_model(pair: Pair, causal: Pair, tmp_path: Path) -> None:
+    others = []
+    for ours, theirs, _ in (pair, causal):
+        header = tokens(theirs, tmp_path / "export.skc")
+        header.check_model(tokens(ours, tmp_path / "release.skc"), "export.skc")
+        others.append(header)
+    assert others[0].weights != others[1].weights
+    with pytest.raises(InputError, match=r"^export.skc holds tokens of the codec export \("):
+        others[0].check_model(others[1], "export.skc")
+
+
+def test_an_exported_causal_one_encodes_a_pipe_before_it_ends(causal: Pair, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", noise(200).float().numpy())
+    data, pipe = (tmp_path / "a.wav").read_bytes(), subprocess.PIPE
+    words = ["codec", "encode", "-", "-o", "-", "--model", str(causal.folder)]
+    with subprocess.Popen([sys.executable, "-m", "speechkit", *words], cwd=ROOT, stdin=pipe, stdout=pipe) as process:
+        sink, source = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
+        sink.write(data[: len(data) // 2])
+        sink.flush()
+        came, _, _ = select.select([source], [], [], 120)
+        if not came:
+            process.kill()
+        assert came, "no codes without the end of the input"
+        reader = TokenReader(source, "a.skc")
+        blocks = reader.blocks()
+        codes = [next(blocks)]
+        sink.write(data[len(data) // 2 :])
+        sink.close()
+        codes += blocks
+    assert process.returncode == 0
+    wave = torch.from_numpy(audio.read(tmp_path / "a.wav", causal.ours.rate))
+    assert np.concatenate(codes)[:, 0].tolist() == causal.ours.encode(wave)[0][0].tolist()
+    assert reader.header.weights == causal.ours.model.fingerprint()
 
 
 def test_a_difference_is_seen_and_nothing_written(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +161,7 @@ def test_a_difference_is_seen_and_nothing_written(pair: Pair, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"weights": "e3b0"}, "describes no speech tokenizer"),
         ({"size": 1}, "size must be a whole number from 2"),
         ({"stride": 7}, "describes no speech tokenizer"),
         ({"windows": "8"}, "windows must be a whole number"),

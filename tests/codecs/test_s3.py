@@ -1,5 +1,6 @@
 """S3 tokenizers: rows that do not depend on one another, recordings of any length, and what is refused."""
 
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from speechkit.codecs.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from speechkit.codecs.s3 import S3Tokenizer, SpeechTokenizer, TokenEmbedding, WhisperMel
 from speechkit.codecs.s3_layers import S3Encoder
 from speechkit.errors import InputError
+from tests.paths import ROOT
 
 KINDS = ("v1", "v1_25hz", "v2", "v3")
 HOP = 160
@@ -195,8 +197,21 @@ def test_tokens_become_vectors_up_to_each_rows_end() -> None:
     assert torch.equal(found[1], torch.stack([table[4], torch.zeros(3), torch.zeros(3)]))
 
 
+def test_the_page_shows_how_tokens_become_features_that_are_learned() -> None:
+    page = (ROOT / "docs" / "codecs.md").read_text()
+    (example,) = [text for text in re.findall(r"^```python\n(.*?)^```", page, re.S | re.M) if "TokenEmbedding" in text]
+    tokenizer = SpeechTokenizer(tiny("v2"))
+    codes, counts = tokenizer.encode(pad_sequence([noise(60).float(), noise(21).float()], batch_first=True))
+    names: dict[str, Any] = {"tokenizer": tokenizer, "codes": codes, "counts": counts}
+    exec(example, names)
+    assert names["features"].shape == (*codes.shape, 512)
+    names["features"].sum().backward()
+    assert names["embedding"].table.weight.grad.any(1).nonzero().flatten().tolist() == codes.unique().tolist()
+
+
 def test_a_tokenizer_says_what_it_gives() -> None:
     tokenizer = SpeechTokenizer(tiny("v1"))
     assert (tokenizer.rate, tokenizer.size, tokenizer.codes_per_second) == (16_000, 32, 50)
+    assert tokenizer.encoding_latency_s is None
     codes, counts = tokenizer.encode(noise(10).float())
     assert (tuple(codes.shape), counts.tolist()) == ((1, 5), [5])

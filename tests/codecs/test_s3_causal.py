@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -83,23 +84,29 @@ def test_an_hour_later_the_same_sound_has_the_same_codes() -> None:
     assert size_bytes(state) == size_bytes(model.encoding(1).init_state(3))
 
 
-def test_a_chunk_is_known_as_soon_as_it_is_said() -> None:
-    model = tiny()
-    assert model.latency_s == pytest.approx((4 * 640 - 440 + 200) / 16_000, abs=0.03)
-    wave, given = noise(400), 0
-    heard = 0
+@pytest.mark.parametrize(
+    ("changes", "hop", "chunk"),
+    [
+        ({}, 640, 4),
+        ({"context": (9, 8)}, 640, 9),
+        ({"context": (8, 0)}, 640, 1),
+        ({"context": (8, 0), "strides": (1, 1)}, 160, 1),
+    ],
+)
+def test_a_chunk_is_known_as_soon_as_it_is_said(changes: dict[str, Any], hop: int, chunk: int) -> None:
+    tokenizer, wave, heard = SpeechTokenizer(tiny(**changes)), noise(200), 0
 
-    def pieces() -> Any:
+    def pieces() -> Iterator[Tensor]:
         nonlocal heard
-        for start in range(0, len(wave), 160):
-            heard = min(start + 160, len(wave))
-            yield wave[start : start + 160]
+        for piece in wave.split(40):
+            heard += len(piece)
+            yield piece
 
-    for codes in SpeechTokenizer(model).encode_stream(pieces()):
-        given += len(codes)
-        last = (given - 1) * 640 + 199  # the last sample of the frame that the last code waits for
-        assert heard <= last + 1 + 160 or heard == len(wave)
-    assert given == 100
+    given = [(heard, len(codes)) for codes in tokenizer.encode_stream(pieces())]
+    waited = (chunk - 1) * hop + 200  # up to the end of the frame that the chunk's last code needs
+    assert tokenizer.encoding_latency_s == waited / 16_000
+    assert given[:-1] == [(at + waited, chunk) for at in range(0, len(wave) - waited, chunk * hop)][: len(given) - 1]
+    assert len(given) > 5
 
 
 def test_features_are_those_of_whisper_behind_the_loudest_sound() -> None:
@@ -121,6 +128,24 @@ def test_a_whisper_before_a_shout_is_not_held_up_by_it() -> None:
     torch.testing.assert_close(both[0, :48], quiet[0, :48])
     assert both[0, -10:].min() >= both[0].max() - 2.0 - 1e-9
     assert math.isfinite(float(both.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        (torch.tensor([0.1, torch.nan]), "the wave contains NaN or Inf"),
+        (torch.tensor([-torch.inf]), "the wave contains NaN or Inf"),
+        (torch.zeros(2, 320), r"must be \(batch, samples\) .* got \(1, 2, 320\)"),
+        (torch.zeros(320, dtype=torch.int16), "of real numbers, got .* of torch.int16"),
+    ],
+)
+def test_what_is_no_piece_of_a_wave_is_refused_in_one_sentence(bad: Tensor, sentence: str) -> None:
+    """What was known before it has come."""
+    codes = SpeechTokenizer(tiny().float()).encode_stream([noise(16).float(), torch.zeros(0), bad])
+    assert len(next(codes)) == 4
+    with pytest.raises(InputError, match=sentence) as refusal:
+        list(codes)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("kind", ["v1", "v2"])
