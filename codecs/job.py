@@ -53,6 +53,7 @@ class CodecJob:
 
     def __init__(self, eval_utterances: int | None = None, half: bool = False) -> None:
         self.eval_utterances, self.half = eval_utterances, half
+        self.discriminators: Mapping[str, Sequence[Tensor]] | None = None  # of a checkpoint that training begins with
 
     def prepare(self, data: CropDataModule, out: Path) -> dict[str, Any]:
         """Sees that the splits are there; the config lacks nothing."""
@@ -63,7 +64,7 @@ class CodecJob:
 
     def task_arguments(self) -> dict[str, Any]:
         """What the task's constructor takes from here."""
-        return {}
+        return {"discriminators": self.discriminators}
 
     def evaluate(self, model: WavTokenizer, data: CropDataModule, splits: Sequence[str]) -> list[Score]:
         """Scores of every split; one that cannot be read has none."""

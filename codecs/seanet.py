@@ -65,7 +65,8 @@ class ResidualUnit(nn.Module):
         narrow, wide = (layer.weight[..., 0].expand(own.shape[0], -1, -1) for layer in (self.widen, self.shortcut))
         assert self.widen.bias is not None
         assert self.shortcut.bias is not None
-        y = torch.bmm(wide, own).baddbmm_(narrow, inner)
+        y = torch.bmm(wide, own)
+        y.baddbmm_(narrow.to(y), inner.to(y))  # autocast leaves what happens in place alone
         return y.add_((self.widen.bias + self.shortcut.bias)[:, None])
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +69,13 @@ class GraphedStep:
     Args:
         step: whose waves are replaced before each replay.
         adversarial: whether the discriminators learn.
+        pool: memory that steps share which are never replayed at once, from `torch.cuda.graph_pool_handle`.
 
-    The same numbers come as without, but for the order in which a GPU adds.
+    The same numbers come as without, but for the order in which a GPU adds. What Python decided while recording stays
+    so: weights of losses, what has a gradient, hooks.
     """
 
-    def __init__(self, step: Step, adversarial: bool) -> None:
+    def __init__(self, step: Step, adversarial: bool, pool: Any) -> None:
         self.step = step  # what a graph reads has to stay
         parts: list[tuple[Callable[[], dict[str, Tensor]], nn.Module]] = [(step.learn, step.model)]
         if adversarial:
@@ -80,7 +83,6 @@ class GraphedStep:
         self._graphs, self._results, self._gradients = [], [], []
         with torch.random.fork_rng([step.wave.device]):
             _warmed_up([run for run, _ in parts], [*step.model.buffers()])
-            pool = torch.cuda.graph_pool_handle()
             for run, module in parts:
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
@@ -126,6 +128,11 @@ def _warmed_up(runs: Sequence[Callable[[], dict[str, Tensor]]], buffers: Sequenc
 @contextmanager
 def _fixed(adversary: Adversary) -> Iterator[None]:
     """The gradient passes through the discriminators and leaves nothing there."""
-    adversary.requires_grad_(False)
-    yield
-    adversary.requires_grad_(True)
+    learning = [p for p in adversary.parameters() if p.requires_grad]
+    try:
+        for p in learning:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in learning:
+            p.requires_grad_(True)

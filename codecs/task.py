@@ -1,6 +1,7 @@
 """Training of codecs: reconstruction against discriminators that learn along with it."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from speechkit.codecs.step import GraphedStep, Step
 from speechkit.codecs.wavtokenizer import Reconstruction, WavTokenizer
 from speechkit.data.collate import Batch
 from speechkit.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 class CodecTask(LightningModule):
@@ -40,10 +43,11 @@ class CodecTask(LightningModule):
             the first.
         compat: ``reference`` reconstructs anew for the codec's part of a step, so that the codebook moves twice, as in
             the published training; else what the discriminators heard is what the codec learns from.
-        graphs: whether steps are recorded as CUDA graphs, where one process trains on a GPU in single precision on whole
-            crops: small codecs wait for the host else. The same numbers come.
+        graphs: whether steps are recorded as CUDA graphs, where one process trains on a GPU in single precision on
+            whole crops: small codecs wait for the host else. The same numbers come. See `GraphedStep`.
         seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
             an unbroken one would.
+        discriminators: tensors that they begin with, in the published order; those of other sizes begin anew.
 
     Raises:
         ValueError: another `compat`.
@@ -65,6 +69,7 @@ class CodecTask(LightningModule):
         compat: str | None = None,
         graphs: bool = False,
         seed: int = 0,
+        discriminators: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> None:
         super().__init__()
         if compat not in (None, "reference"):
@@ -73,19 +78,33 @@ class CodecTask(LightningModule):
             _drawn_anew(model.encoder, encoder_gain)
         normalize_weights(model.encoder)
         self.model, self.adversary, self.mel = model, adversary, mel
+        for name, tensors in (discriminators or {}).items():
+            _begun_with(getattr(self.adversary, name), tensors, name)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.mel_weight, self.commitment_weight = mel_weight, commitment_weight
         self.continuous_steps, self.alone_steps = continuous_steps, alone_steps
         self.kinds, self.compat, self.graphs, self.seed = kinds, compat, graphs, seed
         self.automatic_optimization = False
         self._whole = False  # the crops of the last batch
-        self._graphs: dict[tuple[int | bool, ...], GraphedStep] = {}
+        self._graphs: dict[tuple[int, ...], GraphedStep] = {}  # of one phase: they share their memory
+        self._phase: tuple[bool, bool] | None = None
         self._codes: list[Tensor] = []  # no buffer: DDP would overwrite every process's with the first one's
 
     def on_fit_start(self) -> None:
         """Refuses a precision whose scaling of losses only one of the two optimizers would undo."""
         if str(self.trainer.precision) == "16-mixed":
             raise InputError("a codec trains in trainer.precision=32-true or bf16-mixed, got 16-mixed")
+        if self.graphs and not self._can_be_graphed:
+            log.warning("task.graphs=true needs one process on a GPU and trainer.precision=32-true: no graphs here")
+        self._forget_graphs()
+
+    def on_fit_end(self) -> None:
+        """Gives the graphs' memory back; where the model goes now, they would not find it."""
+        self._forget_graphs()
+
+    def _forget_graphs(self) -> None:
+        self._graphs.clear()
+        self._phase = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the step."""
@@ -147,19 +166,23 @@ class CodecTask(LightningModule):
                 backward=self.manual_backward,
             )
 
-        if not self._can_be_graphed or quantized != begun:  # a codebook begins
+        if not (self._can_be_graphed and self._whole) or quantized != begun:  # a codebook begins
             return made(batch)
-        key = (kind, adversarial, quantized, *batch.wave.shape)
+        phase, key = (adversarial, quantized), (kind, *batch.wave.shape)
+        if self._phase != phase:  # what was recorded before will not be replayed again
+            self._phase, self._pool = phase, torch.cuda.graph_pool_handle()
+            self._graphs.clear()
         if key not in self._graphs:
-            self._graphs[key] = GraphedStep(made(batch._replace(wave=batch.wave.clone())), adversarial)
+            still = made(batch._replace(wave=batch.wave.clone()))
+            self._graphs[key] = GraphedStep(still, adversarial, self._pool)
         self._graphs[key].wave.copy_(batch.wave)
         return self._graphs[key]
 
     @property
     def _can_be_graphed(self) -> bool:
-        """Whether graphs are wanted, and where they can be had."""
+        """Whether graphs are wanted, and can be had here."""
         alone = self.trainer.world_size == 1 and str(self.trainer.precision) == "32-true"
-        return self.graphs and alone and self._whole and self.device.type == "cuda"
+        return self.graphs and alone and self.device.type == "cuda"
 
     def _losses(self, wave: Tensor, made: Reconstruction, kind: int, adversarial: bool) -> dict[str, Tensor]:
         losses = {"mel": self.mel(wave, made.wave), "commitment": made.commitment}
@@ -207,3 +230,12 @@ def _drawn_anew(module: nn.Module, gain: float) -> None:
             nn.init.normal_(part.weight, std=gain * part.weight[0].numel() ** -0.5)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def _begun_with(module: nn.Module, tensors: Sequence[Tensor], name: str) -> None:
+    """Takes tensors in the order of the module's own, if they are of its sizes."""
+    ours = module.state_dict()
+    if [x.shape for x in tensors] != [x.shape for x in ours.values()]:
+        log.warning("the checkpoint's discriminators (%s) have other sizes than the recipe's: they begin anew", name)
+        return
+    module.load_state_dict(dict(zip(ours, tensors, strict=True)))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from speechkit.nn.istft import InverseStft
 from speechkit.nn.linear import Linear
 from speechkit.nn.masks import complete, ended, valid_mask
+from speechkit.nn.precision import unreduced
 from speechkit.nn.window import Window, WindowState
 from speechkit.streaming.state import Chunk, queue_pop
 
@@ -279,9 +280,10 @@ class Head(nn.Module):
         self.out = Linear(dim, istft.n_fft + 2)
 
     def _spectrum(self, x: Tensor) -> Tensor:
-        magnitude, phase = self.out(self.norm(x)).chunk(2, dim=-1)
-        size = magnitude.exp().clamp(max=LOUDEST)
-        return torch.cat([size * phase.cos(), size * phase.sin()], dim=-1)
+        with unreduced(x):  # a phase of eight bits is noise
+            magnitude, phase = self.out(self.norm(x.to(self.norm.weight.dtype))).chunk(2, dim=-1)
+            size = magnitude.exp().clamp(max=LOUDEST)
+            return torch.cat([size * phase.cos(), size * phase.sin()], dim=-1)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, frames, dim) and (batch,) -> (batch, frames, hop)."""

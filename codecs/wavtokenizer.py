@@ -11,6 +11,7 @@ from speechkit.codecs.quantizers import ResidualQuantizer, VectorQuantizer
 from speechkit.codecs.seanet import SeanetEncoder
 from speechkit.codecs.vocos import VocosDecoder
 from speechkit.nn.masks import valid_mask
+from speechkit.nn.precision import unreduced
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.state import Chunk
 
@@ -80,7 +81,11 @@ class WavTokenizer(nn.Module):
     def encode(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, samples) at `rate`, (batch,) -> codes int64, (batch,); rows do not depend on one another."""
         latents, counts = self.encoder(wave, lengths)
-        return self.quantizer.encode(latents), counts
+        with unreduced(latents):
+            return self.quantizer.encode(self._whole(latents)), counts
+
+    def _whole(self, latents: Tensor) -> Tensor:
+        return latents.to(next(self.quantizer.buffers()).dtype)
 
     def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Codes, of the first codebooks alone or of all, (batch,) -> (batch, codes * hop), (batch,) samples.
@@ -97,7 +102,8 @@ class WavTokenizer(nn.Module):
         """
         latents, counts = self.encoder(wave, lengths)
         mask = None if whole else valid_mask(counts, latents.shape[1])
-        quantized = self.quantizer(latents, None if mask is None or bool(mask.all()) else mask)
+        with unreduced(latents):  # half precision would take other codes
+            quantized = self.quantizer(self._whole(latents), None if mask is None or bool(mask.all()) else mask)
         return Reconstruction(self.decoder(quantized.values, counts)[0], quantized.codes, quantized.loss)
 
     def encoding(self, chunks: int = 1) -> Chain:

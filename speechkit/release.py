@@ -2,7 +2,8 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ class Release(NamedTuple):
     config: dict[str, Any]  # ``model`` and ``tokenizer`` with ``_target_``s, ``api``: the class that `load` returns
     tensors: dict[str, Tensor]  # by the model's own names
     tokenizer: Any  # a `speechkit.text.Tokenizer`, or None
+    training: Mapping[str, Sequence[Tensor]] = MappingProxyType({})  # of parts that only training has, in their order
 
 
 @contextlib.contextmanager

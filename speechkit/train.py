@@ -160,10 +160,26 @@ def _start(config: DictConfig, job: Any) -> Any:
     if config.init is None:
         return None
     release = hub.read(config.init)
+    release.config["model"] = _with_own_options(release.config["model"])
     config.model = release.config["model"]
     if release.tokenizer is not None:
         job.tokenizer = release.tokenizer
+    if any(release.training.values()):
+        job.discriminators = release.training
     return build_model(release).train()
+
+
+def _with_own_options(model: dict[str, Any]) -> dict[str, Any]:
+    """The model of a release with what the command line says of it, such as its dropout."""
+    words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
+    if any(word.startswith("model=") for word in words):
+        raise InputError("the model of init=... has its sizes: leave model=... out (model.option=... can stay)")
+    own = OmegaConf.from_dotlist([word for word in words if word.startswith("model.")])
+    found = OmegaConf.create({"model": model})
+    OmegaConf.set_struct(found, True)
+    found.merge_with(own)
+    merged: dict[str, Any] = OmegaConf.to_container(found.model)  # type: ignore[assignment]
+    return merged
 
 
 def _fit(trainer: Trainer, task: LightningModule, data: Any, out: Path, resume: bool) -> None:

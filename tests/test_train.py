@@ -328,12 +328,28 @@ def test_a_checkpoint_of_another_model_is_refused(run: Run, whole: tuple[Path, s
 
 def test_fine_tuning_begins_with_the_model_given(run: Run, whole: tuple[Path, str, str], tmp_path: Path) -> None:
     out, release = tmp_path / "tuned", whole[0] / "release"
-    run(f"init={release}", f"out={out}", "model.encoder.dim=32", "trainer.max_steps=1", "optim.optimizer.lr=0")
+    run(f"init={release}", f"out={out}", "model.encoder.dropout=0.3", "trainer.max_steps=1", "optim.optimizer.lr=0")
     expected, found = (load_file(folder / "model.safetensors") for folder in (release, out / "release"))
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
     assert (out / "release" / "tokenizer.model").read_bytes() == (release / "tokenizer.model").read_bytes()
     configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (release, out / "release")]
+    assert configs[1]["model"]["encoder"].pop("dropout") == 0.3
+    configs[0]["model"]["encoder"].pop("dropout")
     assert configs[0]["model"] == configs[1]["model"]
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("model.encoder.dim=32", "the parts of a recogniser must fit"),
+        ("model=streaming_conformer_large", "the model of init=... has its sizes: leave model=... out"),
+        ("model.encoder.no_such=1", "no_such"),
+    ],
+)
+def test_fine_tuning_refuses_another_model(
+    run: Run, whole: tuple[Path, str, str], tmp_path: Path, word: str, sentence: str
+) -> None:
+    assert sentence in run(f"init={whole[0] / 'release'}", f"out={tmp_path / 'tuned'}", word, code=2)
 
 
 def test_a_release_does_not_say_where_its_tokenizer_lay(run: Run, whole: tuple[Path, str, str], tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ GROUPS = 32  # of the published normalisations, which no tensor shows
 ENCODER, BOOK = "feature_extractor.encodec.encoder.model.", "feature_extractor.encodec.quantizer.vq.layers.0._codebook."
 MARK = BOOK + "embed"
 UNUSED = ("feature_extractor.encodec.decoder.", "head.istft.window")
-TRAINING = ("multiperioddisc.", "multiresddisc.", "dac.", "dacdiscriminator.", "melspec_loss.")
+DISCRIMINATORS = {"periods": "multiperioddisc.", "resolutions": "multiresddisc.", "dac": "dac."}
+TRAINING = (*DISCRIMINATORS.values(), "dacdiscriminator.", "melspec_loss.")
 
 # Published names to ours, of what is left when weights are folded; the encoder's are by position.
 NAMES = (
@@ -61,7 +62,10 @@ def read(tensors: Mapping[str, Tensor], source: str, description: str | None = N
         raise InputError(f"{source} is no WavTokenizer that can be read: {error!s:.200}") from error
     if description is not None:
         _compare(model, description, source)
-    return Release(source, {"model": model, "api": "speechkit.codecs.codec.Codec"}, renamed, None)
+    training = {
+        ours: [x for name, x in tensors.items() if name.startswith(theirs)] for ours, theirs in DISCRIMINATORS.items()
+    }
+    return Release(source, {"model": model, "api": "speechkit.codecs.codec.Codec"}, renamed, None, training)
 
 
 def _folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -187,3 +187,27 @@ def test_processes_share_one_codebook() -> None:
     for worker in workers:
         worker.join(20)
     assert torch.equal(books[0], books[1])
+
+
+def test_training_on_keeps_the_rows_of_a_published_codebook_that_are_used_seldom() -> None:
+    """Their use has a long tail; with the published threshold nearly all would be drawn anew in the first step."""
+    torch.manual_seed(0)
+    book = Codebook(512, 8).train()
+    uses = 1 / torch.arange(1, 513)
+    book.inited.fill_(1)
+    book.cluster_size.copy_(2.2 * 512 * uses / uses.sum())
+    book.embed_avg.copy_(book.embed * book.cluster_size[:, None])
+    before = book.embed.clone()
+    assert (book.cluster_size < 2).float().mean() > 0.8
+    x = before[torch.multinomial(uses, 1000, replacement=True)] + 0.01 * torch.randn(1000, 8)
+    book.learn(x, book.nearest(x))
+    assert ((book.embed - before).norm(dim=1) < 0.1 * before.norm(dim=1)).float().mean() > 0.95
+
+
+def test_a_codebook_without_k_means_has_begun_after_its_first_batch() -> None:
+    book = Codebook(4, 2, kmeans=0).train()
+    assert not book.begun
+    before = book.embed.clone()
+    book.begin(torch.ones(5, 2))
+    assert book.begun
+    assert torch.equal(book.embed, before)

@@ -70,11 +70,12 @@ def loader(count: int, one: bool = False) -> DataLoader[Batch]:
     return DataLoader(Batches(count, one), batch_size=None)
 
 
-def task(**changes: Any) -> CodecTask:
+def task(autocast: bool = False, **changes: Any) -> CodecTask:
     torch.manual_seed(0)
     adversary = Adversary(
-        MultiPeriod((2, 3), (2, 4)), MultiResolution(((64, 32),), 2), DacDiscriminator((2,), (2, 4), (64,), 2)
-    )
+        MultiPeriod((2, 3), (2, 4)), MultiResolution(((64, 32),), 2), DacDiscriminator((2,), (2, 4), (64,), 2),
+        autocast=autocast,
+    )  # fmt: skip
     arguments: dict[str, Any] = {
         "optimizer": lambda parameters: torch.optim.AdamW(parameters, 2e-3),
         "scheduler": lambda optimizer: WarmupCosine(optimizer, 100, 0),
@@ -330,3 +331,32 @@ def test_an_encoder_is_drawn_anew_only_where_nothing_was_trained(trained: CodecT
     arguments: dict[str, Any] = {"optimizer": trained.make_optimizer, "adversary": trained.adversary}
     again = CodecTask(model, mel=trained.mel, encoder_gain=1.2, **arguments)
     torch.testing.assert_close(again.model.encoder.first.conv.weight, expected)
+
+
+def test_autocast_leaves_codes_and_phases_alone_and_a_codec_learns_in_it() -> None:
+    made = task(alone_steps=2)
+    wave, lengths = batch(0).wave, batch(0).wave_lengths
+    made.model.eval()
+    latents, counts = made.model.encoder(wave, lengths)
+    made.model.encoder.forward = lambda *_: (latents, counts)  # type: ignore[method-assign]
+    codes = made.model.encode(wave, lengths)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made.model.encode(wave, lengths)[0], codes)
+        spectrum = made.model.decoder.head._spectrum(torch.randn(1, 3, 32, dtype=torch.bfloat16))
+        assert made.model(wave, lengths).wave.dtype == torch.float32
+    assert spectrum.dtype == torch.float32
+    del made.model.encoder.forward
+    made.train()
+    fit = trainer(4, enable_checkpointing=False, precision="bf16-mixed")
+    fit.fit(made, loader(4))
+    assert all(parameter.isfinite().all() for parameter in made.model.parameters())
+
+
+def test_published_discriminators_are_gone_on_with_where_they_fit(caplog: pytest.LogCaptureFixture) -> None:
+    theirs = {name: [x + 1 for x in part.state_dict().values()] for name, part in task().adversary.named_children()}
+    theirs["dac"] = theirs["dac"][:-1]
+    made = task(discriminators=theirs)
+    for name in ("periods", "resolutions"):
+        found = getattr(made.adversary, name).state_dict().values()
+        assert all(torch.equal(mine, x) for mine, x in zip(found, theirs[name], strict=True))
+    assert "discriminators (dac) have other sizes than the recipe's" in caplog.text

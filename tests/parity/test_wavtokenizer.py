@@ -124,14 +124,7 @@ def test_the_codebook_moves_as_published() -> None:
     """Three steps of training."""
     io, config = values(TRAIN), json.loads((TRAIN / "config.json").read_text())["vq"]
     size, dim = io["vq.0.before.embed"].shape
-    book = Codebook(
-        size,
-        dim,
-        config["decay"],
-        config["epsilon"],
-        threshold=config["threshold_ema_dead_code"],
-        dead_code="reference",
-    )
+    book = Codebook(size, dim, config["decay"], config["epsilon"], dead_code="reference")
     quantizer = VectorQuantizer(book).train()
     buffers = ("embed", "embed_avg", "cluster_size")
     book.inited.fill_(1)
