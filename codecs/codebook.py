@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechkit.errors import InputError
+
 DEAD_CODE = ("fixed", "reference")
 ROWS = 16_384  # inputs whose distances are held at a time
 
@@ -19,8 +21,8 @@ class Codebook(nn.Module):
         dim: of a row.
         decay: of the averages, a step.
         epsilon: added to every count, so that no row is divided by nothing.
-        kmeans: iterations on the first batch of a training from scratch.
-        threshold: a row that is used less often, a step and over all processes, takes the place of a random input.
+        kmeans: iterations on the first batch of a training from scratch; 0: rows begin as they are drawn.
+        threshold: share of the rows' mean use; a row that is used less takes the place of a random input.
         dead_code: ``reference`` forgets that place at once, as the published training does.
     """
 
@@ -31,10 +33,12 @@ class Codebook(nn.Module):
         decay: float = 0.99,
         epsilon: float = 1e-5,
         kmeans: int = 10,
-        threshold: float = 2.0,
+        threshold: float = 0.1,
         dead_code: str = "fixed",
     ) -> None:
         super().__init__()
+        if size < 1 or dim < 1:
+            raise InputError(f"a codebook needs at least one row of one number, got {size} rows of {dim}")
         if dead_code not in DEAD_CODE:
             raise ValueError(f"dead_code must be one of {', '.join(DEAD_CODE)}, got {dead_code!r}")
         self.size, self.decay, self.epsilon = size, decay, epsilon
@@ -62,21 +66,24 @@ class Codebook(nn.Module):
         super()._load_from_state_dict(*args)
 
     def nearest(self, x: Tensor) -> Tensor:
-        """(rows, dim) -> (rows,) int64, by squared Euclidean distance."""
+        """(rows, dim) -> (rows,) int64, by squared Euclidean distance; memory is bounded but in graphs."""
+        if not torch.compiler.is_exporting() and len(x) > ROWS:
+            return torch.cat([self.nearest(part) for part in x.split(ROWS)])
         embed = self.embed.to(x)
         scores = x @ embed.t() - embed.square().sum(-1) / 2
         return scores.argmax(-1)
 
     @torch.no_grad()
     def begin(self, x: Tensor) -> None:
-        """Takes the means of the first batch, (rows, dim); later ones change nothing."""
-        if not self.kmeans or self.begun:
+        """Takes the means of the first batch, (rows, dim), where there are `kmeans`; later ones change nothing."""
+        if self.begun:
             return
-        gathered = _gathered(x.float())
-        means, counts = k_means(gathered, _drawn(gathered, self.size), self.kmeans)
-        self.embed.copy_(_same(means))
-        self.cluster_size.copy_(_same(counts))
-        self.embed_avg.copy_(self.embed * self.cluster_size[:, None])  # published without the counts: rows then shrink
+        if self.kmeans:
+            gathered = _gathered(x.float())
+            means, counts = k_means(gathered, _drawn(gathered, self.size), self.kmeans)
+            self.embed.copy_(_same(means))
+            self.cluster_size.copy_(_same(counts))
+            self.embed_avg.copy_(self.embed * self.cluster_size[:, None])  # published without counts: rows then shrink
         self.inited.fill_(1)
 
     @torch.no_grad()
@@ -88,12 +95,13 @@ class Codebook(nn.Module):
         if _several():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
-        dead = self.cluster_size < self.threshold
+        least = self.threshold * self.cluster_size.mean()
+        dead = self.cluster_size < least
         waiting_costs_more = x.is_cuda and not _several()  # than drawing for nothing
         if self.dead_code == "fixed" and (waiting_costs_more or bool(dead.any())):
             found = _same(_drawn(_gathered(x), self.size))
-            self.embed_avg.copy_(torch.where(dead[:, None], found * self.threshold, self.embed_avg))
-            self.cluster_size.masked_fill_(dead, self.threshold)
+            self.embed_avg.copy_(torch.where(dead[:, None], found * least, self.embed_avg))
+            self.cluster_size.copy_(torch.where(dead, least, self.cluster_size))
         self.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
         self.embed_avg.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         total = self.cluster_size.sum()

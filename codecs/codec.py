@@ -5,13 +5,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.codecs.codec_model import CodecModel
+from speechkit.codecs.wave import check_lengths, checked
 from speechkit.codecs.windowed import Windowed
 from speechkit.errors import InputError
-from speechkit.streaming.stream import Stream
+from speechkit.streaming.stream import Stream, run
 
 CHUNKS = 8  # codes of a call of a stream
+WHOLE_S = 30.0  # longer recordings go through in pieces
+WHOLE_CHUNKS = 150  # codes of a call then, when nobody waits for the first of them
 
 
 class Codes(NamedTuple):
@@ -27,11 +31,14 @@ class Codec:
 
     Args:
         model: with its weights.
+        chunks: codes of a call of a stream: fewer are known sooner, and cost more. An export has a number of its own.
     """
 
-    def __init__(self, model: CodecModel) -> None:
+    def __init__(self, model: CodecModel, chunks: int = CHUNKS) -> None:
+        if chunks < 1:
+            raise InputError(f"a call must take at least one code, got {chunks}")
         model.eval()
-        self.model = model
+        self.model, self.chunks = model, chunks
 
     @property
     def rate(self) -> int:
@@ -59,38 +66,65 @@ class Codec:
         return self.model.causal
 
     @property
+    def codes_per_call(self) -> int:
+        """Of a stream."""
+        return self.model.encoding(self.chunks).chunk // self.hop
+
+    @property
     def encoding_latency_s(self) -> float:
-        """Audio that the first sample of a code waits for, its own hop included."""
-        return (self.model.encoding().lookahead + 1) / self.rate
+        """Audio that the first sample of a call's codes waits for, those codes' own included."""
+        stream = self.model.encoding(self.chunks)
+        needed = stream.lookahead + 1  # by the last of them, which calls of this grid may end a little after
+        late = (stream.first - needed) % stream.stride
+        return (stream.chunk - stream.stride + needed + late) / self.rate
+
+    @property
+    def decoding_latency_s(self) -> float:
+        """Sound of the codes after its own that the first one of a call, or of a window, waits for."""
+        if not self.causal:
+            return Windowed(self.model).size / self.model.codes_per_second
+        stream = self.model.decoding(self.chunks)
+        return (stream.chunk - stream.stride + stream.lookahead) / self.model.codes_per_second
 
     @torch.inference_mode()
     def encode(self, wave: Tensor, lengths: Tensor | None = None, books: int | None = None) -> Codes:
         """(samples,) or (batch, samples) at `rate`, (batch,) valid samples -> codes; each row as if it were alone.
 
+        Samples are float, or int16 of full scale. Beyond 30 s they go through in pieces: memory is bounded.
+
         Args:
             books: of a codec with several codebooks, the first ones alone.
 
         Raises:
-            InputError: the wave has another shape, or holds NaN or Inf; the codec has not so many codebooks.
+            InputError: the wave has another shape, or holds NaN, Inf or other numbers; a length is none of a row; the
+                codec has not so many codebooks.
         """
         self.check_books(books)
-        if wave.dim() not in (1, 2):
-            raise InputError(f"a wave must be (samples,) or (batch, samples), got {tuple(wave.shape)}")
-        if not bool(wave.isfinite().all()):
-            raise InputError("the wave contains NaN or Inf")
+        wave = checked(wave, (1, 2))
         wave = wave[None] if wave.dim() == 1 else wave
-        samples = torch.full((len(wave),), wave.shape[1], device=wave.device) if lengths is None else lengths
+        lengths = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
+        check_lengths(lengths, wave)
+        wave, samples = wave.to(self.model.device), lengths.to(self.model.device)
         if not wave.shape[1]:
             columns = () if self.books == 1 else (books or self.books,)
-            return Codes(torch.zeros(len(wave), 0, *columns, dtype=torch.int64), samples, samples)
-        values, counts = self.model.encode(wave, samples)
+            return Codes(torch.zeros(len(wave), 0, *columns, dtype=torch.int64, device=wave.device), samples, samples)
+        long = wave.shape[1] > WHOLE_S * self.rate
+        values, counts = self._encode_pieces(wave, samples) if long else self.model.encode(wave, samples)
         return Codes(values if self.books == 1 else values[..., :books], counts, samples)
+
+    def _encode_pieces(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `CodecModel.encode`."""
+        rows = [row[:count, None] for row, count in zip(wave, lengths.tolist(), strict=True)]
+        found = run(self.model.encoding(WHOLE_CHUNKS), rows, batch=1)
+        counts = torch.tensor([len(row) for row in found], device=wave.device)
+        return pad_sequence([row if self.books > 1 else row[:, 0] for row in found], batch_first=True), counts
 
     @torch.inference_mode()
     def decode(self, codes: Codes | Tensor) -> Tensor:
         """Codes, or (time,) or (batch, time) -> (batch, samples), rows cut to their lengths and zero after them.
 
-        Of a codec with several codebooks (time, books) or (batch, time, books), the first ones or all.
+        Of a codec with several codebooks (time, books) or (batch, time, books), the first ones or all. Beyond 30 s
+        memory is bounded, as in a stream: a codec that is not causal then decodes in windows (`Windowed`).
 
         Raises:
             InputError: a code is none of this codec's, or the shape is another one.
@@ -100,11 +134,28 @@ class Codec:
             counts = torch.full((len(codes),), codes.shape[1], device=codes.device)
             codes = Codes(codes, counts, counts * self.hop)
         self.check(codes.values)
+        codes = Codes(*(part.to(self.model.device) for part in codes))
         if not codes.values.shape[1]:
-            return torch.zeros(len(codes.values), 0)
-        wave, _ = self.model.decode(codes.values, codes.lengths)
+            return torch.zeros(len(codes.values), 0, device=codes.values.device)
+        if self._long(codes.values.shape[1]):
+            rows = zip(codes.values, codes.lengths.clamp(min=1).tolist(), strict=True)  # samples of none are cut below
+            wave = pad_sequence([self._decode_pieces(row[:count]) for row, count in rows], batch_first=True)
+        else:
+            wave, _ = self.model.decode(codes.values, codes.lengths)
         valid = torch.arange(wave.shape[1], device=wave.device) < codes.samples[:, None]
         return (wave * valid)[:, : int(codes.samples.max())]
+
+    def _long(self, codes: int) -> bool:
+        return codes > WHOLE_S * self.model.codes_per_second
+
+    def _decode_pieces(self, codes: Tensor) -> Tensor:
+        """Codes of a row -> (samples,), a whole hop for the last one too."""
+        if not self._long(len(codes)):
+            return self.model.decode(codes[None], torch.tensor([len(codes)], device=codes.device))[0][0]
+        if not self.causal:
+            return torch.cat(list(Windowed(self.model).run([codes])))
+        columns = codes if self.books > 1 else codes[:, None]
+        return run(self.model.decoding(WHOLE_CHUNKS), [columns], batch=1)[0].flatten()
 
     def check_books(self, books: int | None) -> None:
         """Raises InputError where the codec has not so many codebooks."""
@@ -127,12 +178,13 @@ class Codec:
     def encode_stream(self, pieces: Iterable[Tensor], books: int | None = None) -> Iterator[Tensor]:
         """Pieces (samples,) of any size -> pieces (codes,), which together are those of the whole.
 
-        They are (codes, books) of a codec with several codebooks.
+        They are (codes, books) of a codec with several codebooks. Errors as `encode`, of each piece.
         """
         self.check_books(books)
-        stream, columns = Stream(self.model.encoding(CHUNKS)), 0 if self.books == 1 else slice(books)
+        stream, columns = Stream(self.model.encoding(self.chunks)), 0 if self.books == 1 else slice(books)
         for piece in pieces:
-            yield from (found[:, columns] for found in stream.push(piece[:, None]) if len(found))
+            samples = checked(piece, (1,)).to(self.model.device)
+            yield from (found[:, columns] for found in stream.push(samples[:, None]) if len(found))
         yield from (found[:, columns] for found in stream.flush() if len(found))
 
     @torch.inference_mode()
@@ -145,7 +197,7 @@ class Codec:
         if not self.causal:
             yield from Windowed(self.model).run(self._checked(pieces))
             return
-        stream = Stream(self.model.decoding(CHUNKS))
+        stream = Stream(self.model.decoding(self.chunks))
         for piece in self._checked(pieces):
             columns = piece if self.books > 1 else piece[:, None]
             yield from (found.flatten() for found in stream.push(columns) if len(found))
@@ -154,4 +206,4 @@ class Codec:
     def _checked(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         for piece in pieces:
             self.check(piece, batch=0)
-            yield piece
+            yield piece.to(self.model.device)

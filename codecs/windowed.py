@@ -8,7 +8,8 @@ from torch import Tensor
 from speechkit.codecs.codec_model import CodecModel
 
 WINDOW_S = 3.0  # what the published decoders were trained on
-BESIDE_S = 0.65  # of a window at either side that only helps: as far as the convolutions see (specification, 4.1)
+BESIDE = 49  # codes at either side of a window that only help, as far as the published decoders' convolutions see:
+# 3 of the first one, 8 of the residual blocks, 36 of the twelve ConvNeXt blocks, and 2 of the transform.
 FADE_S = 0.1  # over which one window becomes the next
 
 
@@ -17,19 +18,18 @@ class Windowed:
 
     Args:
         model: decodes a window.
-        window_s: its length.
-        beside_s: codes at either side whose samples are not used.
+        window_s: its length; longer where less than half of it would be used.
+        beside: codes at either side whose samples are not used.
         fade_s: over which two windows are mixed, in equal parts of amplitude.
     """
 
     def __init__(
-        self, model: CodecModel, window_s: float = WINDOW_S, beside_s: float = BESIDE_S, fade_s: float = FADE_S
+        self, model: CodecModel, window_s: float = WINDOW_S, beside: int = BESIDE, fade_s: float = FADE_S
     ) -> None:
         self.model, per_second = model, model.codes_per_second
-        self.beside = round(beside_s * per_second)
-        self.fade = max(1, round(fade_s * per_second))  # codes
-        self.step = max(1, round(window_s * per_second) - 2 * self.beside - self.fade)
-        self.size = self.step + 2 * self.beside + self.fade
+        self.beside, self.fade = beside, max(1, round(fade_s * per_second))  # codes
+        self.step = max(1, max(round(window_s * per_second), 4 * beside) - 2 * beside - self.fade)
+        self.size = self.step + 2 * beside + self.fade
 
     @torch.inference_mode()
     def run(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -108,12 +108,13 @@ def _default(choices: Mapping[str, str | None]) -> str:
     recipe = choices.get("recipe")
     if recipe is None:
         raise InputError("name a model: model=FOLDER, a .nemo file or a hub id")
-    if choices.get("job") not in (None, "recognition"):
+    kind = {None: "asr", "recognition": "asr", "codec": "codec"}.get(choices.get("job"))
+    if kind is None:
         raise InputError(
-            f"no model of this kind comes with speechkit yet: name one with model=FOLDER, such as the release folder "
-            f"that `speechkit train recipe={recipe}` writes"
+            f"no model of this kind comes with speechkit: name one with model=FOLDER, such as the release folder that "
+            f"`speechkit train recipe={recipe}` writes"
         )
-    return str(hub.default())
+    return str(hub.default(kind))
 
 
 def _check(config: DictConfig) -> None:

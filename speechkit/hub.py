@@ -31,7 +31,8 @@ FETCHED = [  # what a model on the hub may consist of
 ]  # fmt: skip
 LARGEST_HALF = torch.finfo(torch.float16).max
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-DEFAULT = Path(__file__).parent / "models" / "asr"  # the release folder that comes with the package
+DEFAULT = Path(__file__).parent / "models" / "asr"  # release folders that come with the package
+CODEC = Path(__file__).parent / "models" / "codec"
 
 
 def load(
@@ -43,8 +44,8 @@ def load(
     """A model ready for use, for recognition a `Transcriber`.
 
     Args:
-        path: a release folder, a file of others (NeMo's `.nemo`), or a hub id such as ``org/name``; without it the
-            small English recogniser that comes with speechkit (`default`).
+        path: a release folder, a file of others (NeMo's `.nemo`), or a hub id such as ``org/name``; ``asr`` and
+            ``codec``, where there is no such folder, and nothing for ``asr``, are what comes along (`default`).
         device: where it runs.
         compat: ``reference`` streams with the reference implementation's arithmetic, its inexactness included.
         length_rule: how frames are counted, ``floor`` or ``floor+1``; without it, as the model was trained.
@@ -104,18 +105,22 @@ def checked_device(name: str) -> str:
     return name
 
 
-def default() -> Path:
-    """The recogniser that comes with the package.
+def default(kind: str = "asr") -> Path:
+    """The recogniser (``asr``) or the codec (``codec``) that comes with the package.
 
     Raises:
         InputError: this copy of speechkit has none.
     """
-    if not (DEFAULT / CONFIG).is_file():
+    folder, what, other, recipe = {
+        "asr": (DEFAULT, "model", "a .nemo file", "librispeech_conformer"),
+        "codec": (CODEC, "codec", "a published WavTokenizer .ckpt file", "libritts_wavtokenizer_residual"),
+    }[kind]
+    if not (folder / CONFIG).is_file():
         raise InputError(
-            "no model comes with this copy of speechkit: name one with --model (a release folder, a .nemo file or a "
-            "hub id), or train one with `speechkit train recipe=librispeech_conformer`"
+            f"no {what} comes with this copy of speechkit: name one with --model (a release folder, {other} or a hub "
+            f"id), or train one with `speechkit train recipe={recipe}`"
         )
-    return DEFAULT
+    return folder
 
 
 def read(path: str | Path, length_rule: str | None = None) -> Release:
@@ -131,7 +136,7 @@ def read(path: str | Path, length_rule: str | None = None) -> Release:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{str(path)[:60]!r} can be no model's name: {reason}") from None
     if not there:
-        found = pull(str(path))
+        found = default(str(path)) if str(path) in ("asr", "codec") else pull(str(path))
     if found.is_file() and found.name in (CONFIG, WEIGHTS) and (found.parent / CONFIG).is_file():
         found = found.parent
     try:

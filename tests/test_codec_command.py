@@ -19,7 +19,7 @@ import torch
 from speechkit import audio, cli, hub, load
 from speechkit.builder import build
 from speechkit.codecs.codec import Codec
-from speechkit.codecs.container import TokenReader
+from speechkit.codecs.container import TokenHeader, TokenReader, TokenWriter
 from speechkit.codecs.roundtrip import segments
 from tests.asr.tiny import babble, release
 from tests.paths import ROOT
@@ -162,6 +162,43 @@ def test_info_says_what_a_file_holds(codec: Run, models: Path, tmp_path: Path) -
     assert re.search(r"^codes +600$", table, re.M)
 
 
+def test_info_says_how_long_streams_of_a_codec_wait(
+    codec: Run, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, beside what a file holds, and of the one that comes along."""
+    alone = {"rate_hz": RATE, "hop": HOP, "codebooks": [600], "bits_per_second": 3000.0}
+    stream = "a stream, 8 codes a call"
+    about = {
+        "causal": {"decoding": stream, "encoding_latency_ms": 26.7, "decoding_latency_ms": 30.0},
+        "whole": {"decoding": "windows of 900 codes", "encoding_latency_ms": 39.0, "decoding_latency_ms": 3000.0},
+    }
+    for name, waits in about.items():
+        found = json.loads(codec("info", "--model", models / name, "--json").out)
+        assert re.fullmatch("[0-9a-f]{32}", found.pop("hash"))
+        assert found == {"model": name, **alone, "encoding": stream, **waits}
+    audio.write(tmp_path / "a.wav", babble(1, RATE), RATE)
+    codec("encode", tmp_path / "a.wav", "-o", tmp_path / "a.skc")
+    table = codec("info", tmp_path / "a.skc", "--model", models / "causal").out
+    assert re.search(r"^codes +300$", table, re.M)
+    assert re.search(r"^decoding latency ms +30.0$", table, re.M)
+    said = one_sentence(codec("info", tmp_path / "a.skc", "--model", models / "other"))
+    assert "holds tokens of the codec causal" in said
+    monkeypatch.setattr(hub, "CODEC", models / "causal")
+    assert json.loads(codec("info", "--json").out)["model"] == "causal"
+
+
+def test_roundtrip_prints_how_long_streams_wait(codec: Run, tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", babble(1, RATE), RATE)
+    said = {
+        "causal": "encoding 26.7 ms (a stream, 8 codes a call), decoding 30.0 ms (a stream, 8 codes a call).",
+        "whole": "encoding 39.0 ms (a stream, 8 codes a call), decoding 3000.0 ms (windows of 900 codes).",
+    }
+    for model, waits in said.items():
+        assert waits in " ".join(codec("roundtrip", tmp_path / "a.wav", model=model).out.split())
+    found = json.loads(codec("roundtrip", tmp_path / "a.wav", "--json", model="whole").out)
+    assert (found["encoding_latency_ms"], found["decoding_latency_ms"]) == (39.0, 3000.0)
+
+
 def test_roundtrip_prints_figures_of_each_and_of_all(codec: Run, tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", babble(2, RATE), RATE)
     audio.write(tmp_path / "b.flac", babble(1, 16_000))
@@ -273,15 +310,24 @@ print(peak_mb())
 """
 
 
-def test_memory_does_not_grow_with_the_length(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_memory_does_not_grow_with_the_length(models: Path, tmp_path: Path, command: str) -> None:
     """In processes of their own, for what tests before have left would blur it."""
     peaks = []
     for seconds in (20, 170):  # 150 s are 14 MB of samples alone
         path = tmp_path / f"{seconds}.flac"
         soundfile.write(path, np.zeros(seconds * RATE, np.float32), RATE)
-        words = ["codec", "encode", path, "-o", tmp_path / "a.skc", "--model", models / "causal"]
-        command = [sys.executable, "-c", MEASURED, *map(str, words)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        target = tmp_path / "a.skc"
+        if command == "decode":
+            path, target = tmp_path / f"{seconds}.skc", tmp_path / "a.wav"
+            with path.open("wb") as file:
+                writer = TokenWriter(file, TokenHeader.of(load(models / "whole"), "whole"))
+                writer.write(np.random.default_rng(0).integers(600, size=(seconds * RATE // HOP, 1)))
+                writer.end(seconds * RATE)
+        model = models / ("causal" if command == "encode" else "whole")
+        words = ["codec", command, path, "-o", target, "--model", model]
+        called = [sys.executable, "-c", MEASURED, *map(str, words)]
+        done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(float(done.stdout.splitlines()[-1]))
     assert peaks[1] - peaks[0] < 8
 
@@ -354,13 +400,20 @@ def test_what_cannot_be_done_is_one_sentence(
     assert [path for path in sorted(Path().rglob("*")) if path.is_file()] == [p for p in before if p.is_file()]
 
 
-def test_without_a_model_it_says_what_to_do(codec: Run, tmp_path: Path) -> None:
+def test_without_a_model_it_is_the_one_that_comes_along(
+    codec: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audio.write(tmp_path / "a.wav", babble(0.5, RATE), RATE)
     codec("encode", tmp_path / "a.wav", "-o", tmp_path / "a.skc")
-    for command in (["encode", tmp_path / "a.wav", "-o", tmp_path / "b.skc"], ["roundtrip", tmp_path / "a.wav"]):
-        assert "no codec comes with speechkit yet: name one with --model" in one_sentence(codec(*command, model=None))
     said = one_sentence(codec("decode", tmp_path / "a.skc", "-o", tmp_path / "b.wav", model=None))
-    assert re.search(r"holds tokens of the codec causal \([0-9a-f]{12}\): name its folder with --model", said)
+    assert re.search(r"holds tokens of the codec causal \(\w{12}\), not of codec \(\w{12}\): name causal", said)
+    assert codec("encode", tmp_path / "a.wav", "-o", tmp_path / "b.skc", model=None).code == 0
+    assert codec("decode", tmp_path / "b.skc", "-o", tmp_path / "b.wav", model=None).code == 0
+    assert len(audio.read(tmp_path / "b.wav", 16000)) == 8000
+    monkeypatch.setattr(hub, "CODEC", tmp_path / "nothing")
+    for command in (["encode", tmp_path / "a.wav", "-o", tmp_path / "c.skc"], ["roundtrip", tmp_path / "a.wav"]):
+        said = one_sentence(codec(*command, model=None))
+        assert "no codec comes with this copy of speechkit: name one with --model" in said
 
 
 def test_another_model_is_refused(codec: Run, tmp_path: Path, models: Path) -> None:

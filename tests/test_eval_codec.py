@@ -348,11 +348,11 @@ def test_every_recipe_composes(recipe: str, words: list[str]) -> None:
     eval._check(chosen)
 
 
-@pytest.mark.parametrize("recipe", ["libritts_wavtokenizer", "librispeech_conformer"])
-def test_without_a_model_it_is_the_one_that_comes_along_if_any(recipe: str) -> None:
-    choices = {"recipe": recipe, "job": "codec" if "wav" in recipe else None}
-    if choices["job"] is None:
-        assert eval._default(choices) == str(hub.default())
-        return
-    with pytest.raises(InputError, match=rf"name one with model=FOLDER, .* `speechkit train recipe={recipe}` writes"):
-        eval._default(choices)
+@pytest.mark.parametrize(("job", "kind"), [("codec", "codec"), (None, "asr"), ("recognition", "asr")])
+def test_without_a_model_it_is_the_one_that_comes_along(job: str | None, kind: str) -> None:
+    assert eval._default({"recipe": "any", "job": job}) == str(hub.default(kind))
+
+
+def test_without_a_model_there_is_none_of_other_kinds() -> None:
+    with pytest.raises(InputError, match="name one with model=FOLDER, .* `speechkit train recipe=any` writes"):
+        eval._default({"recipe": "any", "job": "tokens"})

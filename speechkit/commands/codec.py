@@ -11,7 +11,9 @@ from speechkit.startup import starting
 
 Model = Annotated[
     str | None,
-    typer.Option(help="The codec: a release folder, a published WavTokenizer .ckpt or S3 .onnx file, or a hub id."),
+    typer.Option(
+        help="A release folder, a published WavTokenizer .ckpt or S3 .onnx file, or a hub id; else what comes along."
+    ),
 ]
 Files = Annotated[list[str], typer.Argument(help="Audio files, folders of them, or - for WAV on standard input.")]
 Tokens = Annotated[str, typer.Argument(help="Token file, or - for standard input.")]
@@ -71,20 +73,24 @@ def decode(
     target = token_files.checked_target(output, ".wav")
     use_threads(threads)
     with token_files.opened(tokens) as reader:
-        if model is None:
-            header = reader.header
-            raise InputError(
-                f"{reader.name} holds tokens of the codec {header.model} ({header.hash}): name its folder with --model"
-            )
         coding.decode(reader, target, coding.load(model))
 
 
-def info(tokens: Tokens, json: Json = False) -> None:
-    """Read a token file from end to end and say what it holds."""
+def info(
+    tokens: Annotated[str | None, typer.Argument(help="Token file, or - for standard input.")] = None,
+    model: Model = None,
+    json: Json = False,
+) -> None:
+    """Read a token file from end to end and say what it holds, or what a codec is and how long its streams wait."""
     with starting():
-        from speechkit.commands import token_files
-    with token_files.opened(tokens) as reader:
-        found = token_files.described(reader)
+        from speechkit.commands import coding, token_files
+    named = coding.load_coder(model) if model is not None or tokens is None else None
+    found = coding.described(named) if named else {}
+    if tokens is not None:
+        with token_files.opened(tokens) as reader:
+            if named:
+                reader.header.check_model(named.header, reader.name)
+            found |= token_files.described(reader)
     if json:
         print(json_format.dumps(found, ensure_ascii=False))
         return

@@ -16,6 +16,7 @@ from speechkit.codecs.codec import Codec
 from speechkit.codecs.container import TokenHeader, TokenReader, TokenWriter
 from speechkit.codecs.s3 import SpeechTokenizer
 from speechkit.codecs.token_header import model_name
+from speechkit.codecs.windowed import Windowed
 from speechkit.commands.progress import progress
 from speechkit.commands.sources import Recording
 from speechkit.errors import InputError
@@ -38,7 +39,9 @@ class Named(NamedTuple, Generic[CoderT]):
 
 
 def load(model: str | None, books: int | None = None) -> Named[Codec]:
-    """The codec of a release folder, a .ckpt file or a hub id, and the header of tokens of so many codebooks, or all.
+    """The codec of a release folder, a .ckpt file or a hub id, or what comes along, and the header of its tokens.
+
+    So many codebooks are in them, or all.
 
     Raises:
         InputError: there is none, it cannot be used, gives no sound back, or has not so many codebooks.
@@ -57,15 +60,30 @@ def load_coder(model: str | None, books: int | None = None) -> Named[Coder]:
     Raises:
         InputError: there is none, it cannot be used, or has not so many codebooks.
     """
-    if model is None:
-        raise InputError(
-            "no codec comes with speechkit yet: name one with --model (a release folder, a published WavTokenizer "
-            ".ckpt file or a hub id)"
-        )
+    model = str(hub.default("codec")) if model is None else model
     found = hub.load(model)
     if not isinstance(found, Codec | SpeechTokenizer):
         raise InputError(f"{model} is no codec, which turns sound to tokens and back, but a {type(found).__name__}")
     return Named(found, TokenHeader.of(found, model_name(model), books))
+
+
+def described(named: Named[Coder]) -> dict[str, object]:
+    """What a codec is, and the audio or codes that its streams wait for before the first of a call is known."""
+    codec, header = named
+    found: dict[str, object] = {
+        "model": header.model, "hash": header.weights.hex(), "rate_hz": header.rate, "hop": header.hop,
+        "codebooks": list(header.sizes), "bits_per_second": round(header.bits_per_second, 1),
+    }  # fmt: skip
+    encoding = decoding = None
+    if isinstance(codec, Codec):
+        encoding = f"a stream, {codec.codes_per_call} codes a call"
+        decoding = encoding if codec.causal else f"windows of {Windowed(codec.model).size} codes"
+    elif codec.streams:
+        encoding = "a stream"
+    waits = codec.encoding_latency_s, codec.decoding_latency_s if isinstance(codec, Codec) else None
+    for name, how, wait in zip(("encoding", "decoding"), (encoding, decoding), waits, strict=True):
+        found |= {name: how, f"{name}_latency_ms": None if wait is None else round(1000 * wait, 1)}
+    return found
 
 
 def encode(recording: Recording, target: Path | None, named: Named[Coder], raw_rate: int | None = None) -> None:

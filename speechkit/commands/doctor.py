@@ -143,19 +143,20 @@ def folders() -> Iterator[Finding]:
 
 
 def models() -> Iterator[Finding]:
-    """The recogniser of the package."""
+    """The recogniser and the codec of the package."""
     from speechkit import hub
     from speechkit.errors import InputError
 
-    try:
-        folder = hub.default()
-    except InputError as error:
-        yield Finding("default model", LACKING, str(error))
-        return
-    begin = time.monotonic()
-    model = hub.load(folder)
-    size = sum(p.numel() for p in model.model.parameters()) / 1e6
-    yield Finding("default model", GOOD, f"{size:.1f} M parameters, loaded in {time.monotonic() - begin:.1f} s")
+    for kind, name in (("asr", "default model"), ("codec", "default codec")):
+        try:
+            folder = hub.default(kind)
+        except InputError as error:
+            yield Finding(name, LACKING, str(error))
+            continue
+        begin = time.monotonic()
+        model = hub.load(folder)
+        size = sum(p.numel() for p in model.model.parameters()) / 1e6
+        yield Finding(name, GOOD, f"{size:.1f} M parameters, loaded in {time.monotonic() - begin:.1f} s")
 
 
 def self_test() -> Iterator[Finding]:

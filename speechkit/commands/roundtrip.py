@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from speechkit.codecs.codec import Codec
 from speechkit.codecs.roundtrip import PIECE_S, RoundTrip
-from speechkit.commands.coding import Named
+from speechkit.commands.coding import Named, described
 from speechkit.commands.sources import Recording
 from speechkit.errors import InputError
 from speechkit.metrics.audio import averaged, mean, similarity
@@ -76,7 +76,8 @@ class Report:
         """For JSON."""
         header = self.named.header
         about = {"model": header.model, "hash": header.weights.hex(), "bits_per_second": header.bits_per_second}
-        return {**about, "files": [asdict(trip) for trip in self.trips], "total": asdict(self.total)}
+        waits = {name: value for name, value in described(self.named).items() if name.endswith("_ms")}
+        return {**about, **waits, "files": [asdict(trip) for trip in self.trips], "total": asdict(self.total)}
 
     def print(self) -> None:
         """A table, with a line for each recording and their total."""
@@ -95,3 +96,6 @@ class Report:
             "absolute difference of log-mel magnitudes, nepers. F0: root mean square error of the pitch.",
             highlight=False,
         )  # fmt: skip
+        about = described(self.named)
+        waits = (f"{name} {about[f'{name}_latency_ms']} ms ({about[name]})" for name in ("encoding", "decoding"))
+        console.print(f"Algorithmic latency: {', '.join(waits)}.", highlight=False)
