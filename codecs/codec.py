@@ -40,6 +40,10 @@ class Codec:
         model.eval()
         self.model, self.chunks = model, chunks
 
+    def in_large_calls(self) -> "Codec":
+        """The same codec for streams that nobody waits for: cheaper, and later."""
+        return Codec(self.model, WHOLE_CHUNKS)
+
     @property
     def rate(self) -> int:
         """Of waves, Hz."""

@@ -283,7 +283,8 @@ def test_a_pipe_gives_what_files_give(codec: Run, tmp_path: Path, models: Path) 
         heard += decode.stdout.read()
     assert (encode.wait(), decode.wait(), len(heard)) == (0, 0, 44 + 2 * 3 * RATE)
     (tmp_path / "b.wav").write_bytes(heard)
-    assert np.array_equal(audio.read(tmp_path / "b.wav", RATE), audio.read(tmp_path / "a2.wav", RATE))
+    apart = np.abs(audio.read(tmp_path / "b.wav", RATE) - audio.read(tmp_path / "a2.wav", RATE))
+    assert apart.max() <= 1 / 32768  # files are made in larger calls: some samples are rounded the other way
 
 
 def test_several_recordings_get_a_file_each(codec: Run, tmp_path: Path) -> None:
@@ -409,7 +410,7 @@ def test_without_a_model_it_is_the_one_that_comes_along(
     assert re.search(r"holds tokens of the codec causal \(\w{12}\), not of codec \(\w{12}\): name causal", said)
     assert codec("encode", tmp_path / "a.wav", "-o", tmp_path / "b.skc", model=None).code == 0
     assert codec("decode", tmp_path / "b.skc", "-o", tmp_path / "b.wav", model=None).code == 0
-    assert len(audio.read(tmp_path / "b.wav", 16000)) == 8000
+    assert len(audio.read(tmp_path / "b.wav", 16_000)) == len(audio.read(tmp_path / "a.wav", 16_000))
     monkeypatch.setattr(hub, "CODEC", tmp_path / "nothing")
     for command in (["encode", tmp_path / "a.wav", "-o", tmp_path / "c.skc"], ["roundtrip", tmp_path / "a.wav"]):
         said = one_sentence(codec(*command, model=None))

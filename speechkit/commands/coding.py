@@ -93,6 +93,7 @@ def encode(recording: Recording, target: Path | None, named: Named[Coder], raw_r
         InputError: the recording cannot be used, or the file not be written; the sentence says why.
     """
     codec, header = named
+    codec = _large(codec, target) if isinstance(codec, Codec) else codec
     samples = 0
     seconds = LIVE_S if target is None or recording.path == "-" else PIECE_S
 
@@ -115,6 +116,11 @@ def encode(recording: Recording, target: Path | None, named: Named[Coder], raw_r
         writer.end(samples)
 
 
+def _large(codec: Codec, target: Path | None) -> Codec:
+    """With calls that suit what is written: a pipe, at whose end somebody waits, or a file."""
+    return codec if target is None else codec.in_large_calls()
+
+
 def _codes(codec: Coder, pieces: Iterator[Tensor], books: int) -> Iterator[Tensor]:
     """Of pieces (samples,) as they come; a tokenizer that does not stream waits for all of them."""
     if isinstance(codec, Codec) or codec.streams:
@@ -135,7 +141,7 @@ def decode(reader: TokenReader, target: Path | None, named: Named[Codec]) -> Non
     rate, written = named.codec.rate, 0
     with _written(target) as file:
         file.write(wav_header(rate))
-        for wave in trimmed(named.codec, reader):
+        for wave in trimmed(_large(named.codec, target), reader):
             data = (wave * 2**15).round().clip(-(2**15), 2**15 - 1).astype("<i2").tobytes()
             file.write(data)
             file.flush()
