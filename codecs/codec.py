@@ -109,7 +109,7 @@ class Codec:
         lengths = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
         check_lengths(lengths, wave)
         wave, samples = wave.to(self.model.device), lengths.to(self.model.device)
-        if not wave.shape[1]:
+        if not wave.numel():
             columns = () if self.books == 1 else (books or self.books,)
             return Codes(torch.zeros(len(wave), 0, *columns, dtype=torch.int64, device=wave.device), samples, samples)
         long = wave.shape[1] > WHOLE_S * self.rate
@@ -139,7 +139,7 @@ class Codec:
             codes = Codes(codes, counts, counts * self.hop)
         self.check(codes.values)
         codes = Codes(*(part.to(self.model.device) for part in codes))
-        if not codes.values.shape[1]:
+        if not codes.values.numel():
             return torch.zeros(len(codes.values), 0, device=codes.values.device)
         if self._long(codes.values.shape[1]):
             rows = zip(codes.values, codes.lengths.clamp(min=1).tolist(), strict=True)  # samples of none are cut below

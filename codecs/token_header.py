@@ -119,5 +119,9 @@ class TokenHeader:
 
 
 def model_name(path: str | Path) -> str:
-    """What a codec is called that was loaded from a folder, a file or a hub id: the last part of it."""
-    return Path(path).expanduser().resolve().name
+    """What a codec is called that was loaded from a folder, a file or a hub id: the last part of it.
+
+    All runs call the folder of theirs ``release``: those go by their run's.
+    """
+    found = Path(path).expanduser().resolve()
+    return found.parent.name or found.name if found.name == "release" else found.name

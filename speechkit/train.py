@@ -65,6 +65,7 @@ class Stages:
 def main(config: DictConfig) -> None:
     """Composes a recipe and runs it."""
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's use of PyTorch, which no user can change
+    warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer`")  # meant so
     warnings.filterwarnings("ignore", ".*no pre-optimization state was saved")  # where two optimizers take turns
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_of_use)
     console.quiet = rank_zero_only.rank > 0  # type: ignore[attr-defined]
@@ -121,9 +122,10 @@ def train(config: DictConfig, out: Path) -> None:
     seed_everything(config.seed, verbose=False)
     trainer = built(config, "trainer", callbacks=_values(config, "callbacks"), logger=_values(config, "logger"))
     with stages("data"), first_rank_first(out):
-        data, job = built(config, "data"), built(config, "job")
+        job = built(config, "job")
+        start = _start(config, job)  # first: the data has the model's rate
+        data = built(config, "data")
         data.prepare_data()
-        start = _start(config, job)
         config.merge_with(job.prepare(data, out))
     with building("task"):
         task = built(config, "task")(model=start or built(config, "model"), **job.task_arguments())
@@ -137,6 +139,7 @@ def train(config: DictConfig, out: Path) -> None:
         averaged(trainer, task, data)
     if not trainer.is_global_zero:
         return
+    _check_finite(task.model)
     task.to(trainer.strategy.root_device).eval()
     release = out / "release"
     resolved: dict[str, Any] = OmegaConf.to_container(chosen, resolve=True)  # type: ignore[assignment]
@@ -167,6 +170,12 @@ def _start(config: DictConfig, job: Any) -> Any:
     if any(release.training.values()):
         job.discriminators = release.training
     return build_model(release).train()
+
+
+def _check_finite(model: torch.nn.Module) -> None:
+    """Refuses to release what no command would load."""
+    if not all(bool(x.isfinite().all()) for x in model.parameters()):
+        raise InputError("the training diverged: weights are NaN or Inf, and no release was written; try a lower rate")
 
 
 def _with_own_options(model: dict[str, Any]) -> dict[str, Any]:

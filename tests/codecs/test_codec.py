@@ -279,3 +279,10 @@ def test_nothing_gives_nothing(codec: Codec) -> None:
     assert codes.values.shape[:2] == (1, 0)
     assert codec.decode(codes).shape == (1, 0)
     assert list(codec.encode_stream([])) == list(codec.decode_stream([])) == []
+
+
+def test_no_rows_are_no_rows() -> None:
+    codec = Codec(tiny.codec(causal=True))
+    codes = codec.encode(torch.zeros(0, 100))
+    assert len(codes.values) == 0
+    assert codec.decode(codes).shape[0] == 0

@@ -8,9 +8,14 @@ import torch
 import yaml
 
 import speechkit
-from speechkit import audio, train
+from speechkit import audio, hub, train
 from speechkit.codecs.codec import Codec
+from speechkit.codecs.task import CodecTask
+from speechkit.data.codec_module import CropDataModule
+from speechkit.errors import InputError
+from speechkit.release import build
 from tests.asr.tiny import RATE, babble
+from tests.codecs.test_task import CONFIG
 
 WAVTOKENIZER = [
     *("data.crop_seconds=0.2 data.batch_size=2 data.valid_batch_size=2".split()),
@@ -30,8 +35,21 @@ TWO_STEPS = [
 Shape = tuple[int, ...]
 
 
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options that name a corpus of three recordings and the run's folder."""
+    lines = []
+    for i in range(3):
+        audio.write(tmp_path / f"{i}.wav", babble(1.0, seed=i), RATE)
+        lines.append(json.dumps({"id": str(i), "path": f"{i}.wav", "text": "a few words"}))
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("\n".join(lines))
+    monkeypatch.setenv("SPEECHKIT_RUN", "")
+    return [f"data.train=[{corpus}]", f"data.valid=[{corpus}]", f"out={tmp_path / 'out'}"]
+
+
 @pytest.mark.parametrize(
-    ("recipe", "words", "rate", "shape", "streams"),
+    ("recipe", "options", "rate", "shape", "streams"),
     [
         ("libritts_wavtokenizer_40", WAVTOKENIZER, 24_000, (1, 40), False),
         ("libritts_wavtokenizer_causal", WAVTOKENIZER, 24_000, (1, 75), True),
@@ -41,22 +59,16 @@ Shape = tuple[int, ...]
 )
 def test_a_recipe_trains_to_a_release_that_loads(
     recipe: str,
-    words: list[str],
+    options: list[str],
     rate: int,
     shape: Shape,
     streams: bool,
+    words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lines = []
-    for i in range(3):
-        audio.write(tmp_path / f"{i}.wav", babble(1.0, seed=i), RATE)
-        lines.append(json.dumps({"id": str(i), "path": f"{i}.wav", "text": "a few words"}))
-    corpus, out = tmp_path / "corpus.jsonl", tmp_path / "out"
-    corpus.write_text("\n".join(lines))
-    data = [f"data.train=[{corpus}]", f"data.valid=[{corpus}]", f"out={out}"]
-    monkeypatch.setenv("SPEECHKIT_RUN", "")
-    monkeypatch.setattr("sys.argv", ["speechkit.train", f"recipe={recipe}", *words, *TWO_STEPS, *data])
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["speechkit.train", f"recipe={recipe}", *options, *TWO_STEPS, *words])
     train.main()
     model = speechkit.load(out / "release")
     assert model.rate == rate
@@ -65,3 +77,31 @@ def test_a_recipe_trains_to_a_release_that_loads(
     config = yaml.safe_load((out / "release" / "config.yaml").read_text())
     assert (config["name"], config["trainer"]["max_steps"]) == (recipe, 2)
     assert len(json.loads((out / "scores.json").read_text())) == 1
+
+
+def test_training_that_begins_with_a_codec_hears_at_its_rate(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = {**CONFIG, "decoder": {**CONFIG["decoder"], "kinds": 4}}
+    hub.save(tmp_path / "tiny", {"model": described, "api": "speechkit.codecs.codec.Codec"}, build(described), None, "")
+    rates = []
+
+    def fit(trainer: object, task: CodecTask, data: CropDataModule, *_: object) -> None:
+        rates.append((data.rate, task.model.rate))
+        raise InputError("enough")
+
+    monkeypatch.setattr(train, "_fit", fit)
+    argv = ["speechkit.train", "recipe=libritts_wavtokenizer", f"init={tmp_path / 'tiny'}", *TWO_STEPS, *words]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit):
+        train.main()
+    assert rates == [(6000, 6000)]
+
+
+def test_what_diverged_is_no_release(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = ["optim.optimizer.lr=1e30", "optim.scheduler.warmup=0"]
+    argv = ["speechkit.train", "recipe=libritts_wavtokenizer", *WAVTOKENIZER, *TWO_STEPS, *rate, *words]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit):
+        train.main()
+    assert not (tmp_path / "out" / "release").exists()
