@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
@@ -127,6 +128,8 @@ def train(config: DictConfig, out: Path) -> None:
         data = built(config, "data")
         data.prepare_data()
         config.merge_with(job.prepare(data, out))
+    if config.resume:
+        _check_same_model(config, out)
     with building("task"):
         task = built(config, "task")(model=start or built(config, "model"), **job.task_arguments())
     size = sum(p.numel() for p in task.parameters())
@@ -170,6 +173,25 @@ def _start(config: DictConfig, job: Any) -> Any:
     if any(release.training.values()):
         job.discriminators = release.training
     return build_model(release).train()
+
+
+def _check_same_model(config: DictConfig, out: Path) -> None:
+    """Refuses to go on with a run as another model, whose sizes may even fit."""
+    try:
+        before = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"the run in {out} cannot be gone on with: its config.yaml is damaged") from error
+    found = _difference(before, {"model": OmegaConf.to_container(config.model, resolve=True)}, "")
+    if found:
+        raise InputError(f"the run in {out} has another model: {found}; init=RELEASE begins a new run with its weights")
+
+
+def _difference(before: Any, now: Any, name: str) -> str | None:
+    """The first value that both configurations have and that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        inner = (_difference(before[key], now[key], f"{name}.{key}".lstrip(".")) for key in before if key in now)
+        return next((found for found in inner if found), None)
+    return None if before == now or not name else f"{name} is {before} there and {now} here"
 
 
 def _check_finite(model: torch.nn.Module) -> None:
