@@ -1,6 +1,7 @@
 """The model that comes along: what `speechkit.load()` gives."""
 
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -89,5 +90,16 @@ def test_its_streams_say_what_it_says_of_the_whole(
         assert stream.finish().text == model.transcribe(wave, latency_ms=latency_ms).text
 
 
-def test_a_server_can_run_it_at_every_look_ahead(model: Transcriber) -> None:
-    Engine(model).warm()
+def test_a_server_can_run_it_at_every_look_ahead(model: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, run = Engine(model), list[Any]()
+    module = engine.module
+
+    def noted(context: Any) -> Any:
+        run.append(context)
+        return module(context)
+
+    monkeypatch.setattr(engine, "module", noted)
+    engine.warm()
+    contexts = list(dict.fromkeys(run))
+    assert contexts == [engine.context(latency_ms) for latency_ms in model.latencies_ms]
+    assert len(contexts) == 4
