@@ -39,6 +39,8 @@ class Codebook(nn.Module):
         super().__init__()
         if size < 1 or dim < 1:
             raise InputError(f"a codebook needs at least one row of one number, got {size} rows of {dim}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be from 0 to under 1, got {decay}")
         if dead_code not in DEAD_CODE:
             raise ValueError(f"dead_code must be one of {', '.join(DEAD_CODE)}, got {dead_code!r}")
         self.size, self.decay, self.epsilon = size, decay, epsilon

@@ -1,7 +1,7 @@
 """Three kinds of discriminators of waves: by periods, by spectra, and by bands of complex spectra."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class PeriodDiscriminator(nn.Module):
     def __init__(self, period: int, channels: Sequence[int], kinds: int | None = None) -> None:
         super().__init__()
         self.period, self.conditional = period, kinds is not None
+        self.least = period + 1  # samples that it can hear, as below
         self.convs = nn.ModuleList()
         for i, (before, after) in enumerate(zip((1, *channels[:-1]), channels, strict=True)):
             stride = 3 if i < len(channels) - 1 else 1
@@ -73,7 +74,7 @@ class SpectrumDiscriminator(nn.Module):
 
     def __init__(self, n_fft: int, hop: int, channels: int, kinds: int) -> None:
         super().__init__()
-        self.n_fft, self.hop = n_fft, hop
+        self.n_fft, self.hop, self.least = n_fft, hop, n_fft // 2 + 1
         shapes = [((7, 5), (2, 2)), ((5, 3), (2, 1)), ((5, 3), (2, 2)), ((3, 3), (2, 1)), ((3, 3), (2, 2))]
         self.convs = nn.ModuleList(
             nn.Conv2d(channels if i else 1, channels, kernel, stride, (kernel[0] // 2, kernel[1] // 2))
@@ -104,6 +105,7 @@ class BandDiscriminator(nn.Module):
     def __init__(self, n_fft: int, channels: int, bands: Sequence[Sequence[float]]) -> None:
         super().__init__()
         self.n_fft, count = n_fft, n_fft // 2 + 1
+        self.least = count
         self.bands = [(int(low * count), int(high * count)) for low, high in bands]
         self.band_convs = nn.ModuleList(nn.ModuleList(_band_layers(channels)) for _ in bands)
         self.conv_post = nn.Conv2d(channels, 1, 3, padding=1)
@@ -133,6 +135,7 @@ class MultiPeriod(nn.Module):
     ) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(PeriodDiscriminator(period, channels, kinds) for period in periods)
+        self.kinds, self.least = kinds, _least(self.discriminators)
         normalize_weights(self)
 
     def forward(self, wave: Tensor, kind: int = 0) -> list[Verdict]:
@@ -151,6 +154,7 @@ class MultiResolution(nn.Module):
     ) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(SpectrumDiscriminator(n, hop, channels, kinds) for n, hop in resolutions)
+        self.kinds, self.least = kinds, _least(self.discriminators)
         normalize_weights(self)
 
     def forward(self, wave: Tensor, kind: int = 0) -> list[Verdict]:
@@ -172,6 +176,7 @@ class DacDiscriminator(nn.Module):
         super().__init__()
         by_period = [PeriodDiscriminator(period, channels) for period in periods]
         self.discriminators = nn.ModuleList([*by_period, *(BandDiscriminator(n, band_channels, bands) for n in n_ffts)])
+        self.least = _least(self.discriminators)
         normalize_weights(self)
 
     def forward(self, wave: Tensor) -> list[Verdict]:
@@ -179,6 +184,10 @@ class DacDiscriminator(nn.Module):
         wave = wave - wave.mean(-1, keepdim=True)
         wave = LEVEL * wave / (wave.abs().amax(-1, keepdim=True) + SILENCE)
         return [part(wave) for part in self.discriminators]
+
+
+def _least(parts: Iterable[Any]) -> int:
+    return max((part.least for part in parts), default=1)
 
 
 def _band_layers(channels: int) -> list[nn.Conv2d]:

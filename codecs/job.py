@@ -51,6 +51,8 @@ class CodecJob:
         half: release the weights in fp16.
     """
 
+    api = API
+
     def __init__(self, eval_utterances: int | None = None, half: bool = False) -> None:
         self.eval_utterances, self.half = eval_utterances, half
         self.discriminators: Mapping[str, Sequence[Tensor]] | None = None  # of a checkpoint that training begins with
@@ -108,7 +110,7 @@ def score(model: WavTokenizer, split: str, waves: Sequence[Tensor]) -> Score:
     """
     device = next(model.parameters()).device
     distance, usage = MelDistance(model.rate).to(device), Usage(model.size, model.books).to(device)
-    waves = [wave for wave in waves if len(wave) > distance.n_fft // 2]  # shorter ones have no spectrum
+    waves = [wave for wave in waves if len(wave) >= distance.least]  # shorter ones have no spectrum
     if not waves:
         raise ValueError(f"there is nothing to score in {split}")
     distances, spent, samples = [], 0.0, 0

@@ -73,7 +73,10 @@ class MelDistance(nn.Module):
 
     def __init__(self, rate: int = 24_000, n_fft: int = 1024, hop: int = 256, n_mels: int = 100) -> None:
         super().__init__()
+        if min(n_fft, hop, n_mels) < 1:
+            raise ValueError(f"n_fft, hop and n_mels must be at least 1, got {n_fft}, {hop} and {n_mels}")
         self.n_fft, self.hop = n_fft, hop
+        self.least = n_fft // 2 + 1  # samples that have a spectrum
         filters = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, rate / 2, n_mels, rate)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
@@ -112,6 +115,8 @@ class Adversary(nn.Module):
         super().__init__()
         self.periods, self.resolutions, self.dac = periods, resolutions, dac
         self.resolutions_weight, self.autocast = resolutions_weight, autocast
+        self.kinds = min(periods.kinds, resolutions.kinds)
+        self.least = max(part.least for part in (periods, resolutions, dac))  # samples that all of them can hear
 
     def judged(self, wave: Tensor, kind: int) -> Opinions:
         """(batch, samples) -> what all of them say."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from speechkit.codecs.codebook import Codebook
 from speechkit.errors import InputError
 
+MOST_BOOKS = 64  # that a token file can describe
 SPREAD = 0.9  # of the deviation of outermost levels that tanh never quite reaches
 
 
@@ -90,13 +91,15 @@ class ResidualQuantizer(nn.Module):
             of them, so that any number of them can be decoded (the same, section III-C).
 
     Raises:
-        ValueError: there are fewer than two.
+        ValueError: there are fewer than two or more than 64, or `fewer` is no share.
     """
 
     def __init__(self, codebook: Codebook, books: int = 8, fewer: float = 0.0) -> None:
         super().__init__()
-        if books < 2:
-            raise ValueError(f"a residual quantiser needs at least two codebooks, got {books}")
+        if not 2 <= books <= MOST_BOOKS:
+            raise ValueError(f"a residual quantiser has from 2 to {MOST_BOOKS} codebooks, got {books}")
+        if not 0 <= fewer <= 1:
+            raise ValueError(f"fewer must be a share from 0 to 1, got {fewer}")
         self.layers = nn.ModuleList(VectorQuantizer(deepcopy(codebook)) for _ in range(books))
         self.books, self.size, self.fewer = books, codebook.size, fewer
 

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import librosa
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -13,6 +12,7 @@ from speechkit.codecs.fingerprint import fingerprint
 from speechkit.codecs.quantizers import FiniteScalarQuantizer, Quantized, VectorQuantizer
 from speechkit.codecs.s3_layers import S3Encoder
 from speechkit.errors import InputError
+from speechkit.imports import librosa
 from speechkit.nn.masks import valid_mask
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.stream import Stream
@@ -40,7 +40,7 @@ class WhisperMel(nn.Module):
         if not 1 <= mels <= 1024:
             raise ValueError(f"mels must be from 1 to 1024, got {mels}")
         self.mels = mels
-        bank = librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=mels)
+        bank = librosa("filters").mel(sr=RATE, n_fft=N_FFT, n_mels=mels)
         self.register_buffer("bank", torch.from_numpy(bank.T.copy()), persistent=False)
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
         self.bank: Tensor

@@ -50,7 +50,7 @@ class CodecTask(LightningModule):
         discriminators: tensors that they begin with, in the published order; those of other sizes begin anew.
 
     Raises:
-        ValueError: another `compat`.
+        ValueError: another `compat`, fewer steps than 0, or more `kinds` than there are embeddings.
     """
 
     def __init__(
@@ -74,6 +74,11 @@ class CodecTask(LightningModule):
         super().__init__()
         if compat not in (None, "reference"):
             raise ValueError(f"compat must be 'reference' or null, got {compat!r}")
+        most = min(model.decoder.kinds, adversary.kinds)
+        if not 1 <= kinds <= most:
+            raise ValueError(f"kinds must be from 1 to {most}, the embeddings that all parts have, got {kinds}")
+        if min(continuous_steps, alone_steps) < 0:
+            raise ValueError(f"steps cannot be fewer than 0, got {min(continuous_steps, alone_steps)}")
         if encoder_gain is not None and not model.quantizer.begun:
             _drawn_anew(model.encoder, encoder_gain)
         normalize_weights(model.encoder)
@@ -112,7 +117,13 @@ class CodecTask(LightningModule):
         torch.manual_seed(step)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Sees whether all crops are whole, while that costs nothing to know."""
+        """Sees whether all crops are whole, while that costs nothing to know; refuses those that are too short."""
+        least = max(self.mel.least, self.adversary.least)
+        if batch.wave.shape[1] < least:
+            seconds = least / self.model.rate
+            raise InputError(
+                f"crops are too short for the losses' spectra: data.crop_seconds must be {seconds:.3f} or more"
+            )
         self._whole = bool((batch.wave_lengths == batch.wave.shape[1]).all())
         return batch
 

@@ -54,12 +54,16 @@ class VocosDecoder(nn.Module):
         super().__init__()
         if dim % groups:
             raise ValueError(f"the channels must be a multiple of the groups, got {dim} and {groups}")
+        if left is not None and left < 0:
+            raise ValueError(f"left must be a number of latents, or null, got {left}")
+        if min(in_dim, dim, inner, layers, kinds) < 1:
+            raise ValueError("sizes of a decoder must be at least 1")
         causal = left is not None
 
         def window(kernel: int) -> Window:
             return Window(kernel, causal=causal, mode="zeros")
 
-        self.hop, self.causal = hop, causal
+        self.hop, self.causal, self.kinds = hop, causal, kinds
         self.embed = Embed(in_dim, dim, 7, window(7))
         self.mixing = nn.ModuleList(
             Attention(dim, groups, left) if i == 2 else ResidualBlock(dim, groups, causal, dropout) for i in range(5)

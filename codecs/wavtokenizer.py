@@ -46,6 +46,8 @@ class WavTokenizer(nn.Module):
         super().__init__()
         if encoder.hop != decoder.hop:
             raise ValueError(f"encoder and decoder must have one hop, got {encoder.hop} and {decoder.hop} samples")
+        if rate < 1:
+            raise ValueError(f"rate must be a number of samples a second, got {rate}")
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.rate, self.hop = rate, encoder.hop
 

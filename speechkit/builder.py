@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from speechkit.errors import InputError
 
@@ -18,6 +22,7 @@ BUILDABLE = ("asr", "tts", "waveform", "separation", "codecs", "nn", "features",
 DIRECTIONS = ("_target_", "_convert_", "_recursive_")  # what a recipe says to Hydra, not to the class
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 100
+MAX_PARTS = 10_000  # of a network, layers and tensors; the largest published ones have a third of that
 MAX_BITS = 63  # of a whole number
 
 
@@ -83,8 +88,24 @@ def build_network(config: Any) -> nn.Module:
 
 def shapes(config: Any) -> dict[str, torch.Size]:
     """Names and shapes of a model's tensors, without making them: an absurd size costs no memory."""
-    with torch.device("meta"):
-        model = build_network(config)
+    made = 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > MAX_PARTS:
+            raise InputError(f"the configuration describes a network of more than {MAX_PARTS} layers and tensors")
+
+    hooks = [
+        register(count)
+        for register in (register_module_module_registration_hook, register_module_parameter_registration_hook)
+    ]
+    try:
+        with torch.device("meta"):
+            model = build_network(config)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 

@@ -2,16 +2,20 @@
 
 import os
 import pickle
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from speechkit.errors import InputError
 from speechkit.release import check_plain
@@ -53,12 +57,57 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class SaveOnInterrupt(Callback):
-    """Ctrl-C writes the last checkpoint, from which `resume` goes on."""
+    """Ctrl-C and SIGTERM write the last checkpoint, from which `resume` goes on.
+
+    Both wait until the step that is being done is whole; a second Ctrl-C does not.
+    """
+
+    def __init__(self) -> None:
+        self._asked, self._saved = False, 0
+        self._before: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on Ctrl-C waits."""
+        self._asked, self._saved = False, 0
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ctrl-C does what it did before, unless Lightning, which is ending because of it, has it ignored."""
+        if self._before is not None and signal.getsignal(signal.SIGINT) == self._ask:
+            signal.signal(signal.SIGINT, self._before)
+        self._before = None
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends all processes where one was asked to."""
+        asked = trainer.received_sigterm or self._asked
+        if trainer.strategy.reduce_boolean_decision(asked, all=False):
+            self._save(trainer)
+            raise SIGTERMException if trainer.received_sigterm else KeyboardInterrupt
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Ends it here too; several processes, of which one may have fewer batches, go on to their next step."""
+        if self._asked and trainer.world_size == 1:
+            raise KeyboardInterrupt
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves where the exception is an interruption, not an error."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0:
-            trainer.save_checkpoint(_folder(trainer) / "last.ckpt")
+        interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if interrupted and trainer.global_step not in (0, self._saved):
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        self._saved = trainer.global_step
+        trainer.save_checkpoint(_folder(trainer) / "last.ckpt")
 
 
 def _folder(trainer: Trainer) -> Path:

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import librosa
 import torch
 from torch import Tensor, nn
 
+from speechkit.imports import librosa
 from speechkit.nn.masks import valid_mask
 from speechkit.streaming.state import Chunk
 
@@ -83,7 +83,7 @@ class LogMel(nn.Module):
         self.stride = self.chunk = self.hop
         self.lookahead = self.after - 1
         self.first = self.after % self.hop or self.hop
-        mel = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, htk=False, norm="slaney")
+        mel = librosa("filters").mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, htk=False, norm="slaney")
         self.register_buffer("window", torch.hann_window(self.window_samples, periodic=False), persistent=False)
         self.register_buffer("mel", torch.from_numpy(mel.T.copy()), persistent=False)
         self.window: Tensor

@@ -15,6 +15,7 @@ from types import FrameType
 from speechkit.errors import InputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+TERMINATED = 143  # 128 + SIGTERM
 CLOSED = 141  # 128 + SIGPIPE
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 

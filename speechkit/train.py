@@ -22,7 +22,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +33,8 @@ from speechkit.configuration import adapted, entry_point
 from speechkit.construction import building, built, check_types, made_for, refusal
 from speechkit.errors import InputError
 from speechkit.files import replace
-from speechkit.release import build_model, check_tensors
+from speechkit.release import API, build_model, check_tensors
+from speechkit.startup import INTERRUPTED, TERMINATED
 
 OPTIONS: dict[str, Any] = {"seed": int, "out": str, "resume": str | None, "init": str | None}
 RELEASED = ("name", "seed", "vocab_size", "model", "job", "task", "optim", "trainer")  # the rest is of one machine
@@ -166,6 +167,11 @@ def _start(config: DictConfig, job: Any) -> Any:
     if config.init is None:
         return None
     release = hub.read(config.init)
+    theirs, ours = (str(api).rpartition(".")[2] for api in (release.config.get("api") or API, job.api))
+    if theirs != ours:
+        raise InputError(
+            f"{config.name} cannot begin with {config.init}: that is a {theirs}, and the recipe trains a {ours}"
+        )
     release.config["model"] = _with_own_options(release.config["model"])
     config.model = release.config["model"]
     if release.tokenizer is not None:
@@ -214,14 +220,17 @@ def _with_own_options(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fit(trainer: Trainer, task: LightningModule, data: Any, out: Path, resume: bool) -> None:
-    """Trains; Ctrl-C leaves a checkpoint and exit code 130."""
+    """Trains; Ctrl-C and SIGTERM leave a checkpoint and the exit codes that shells have for them."""
+    code = INTERRUPTED
     try:
         trainer.fit(task, datamodule=data, ckpt_path=_resumed(out, task) if resume else None, weights_only=True)
         if not trainer.interrupted:
             trainer.save_checkpoint(out / "checkpoints" / "last.ckpt")  # also of runs that end before the first was due
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as error:
         if not trainer.interrupted:
             raise
+        if isinstance(error, SIGTERMException):
+            code = TERMINATED
     except OSError as error:
         raise InputError(f"training stopped: {error}; the checkpoints written before are whole") from error
     except (ValueError, TypeError, MisconfigurationException) as error:
@@ -234,7 +243,7 @@ def _fit(trainer: Trainer, task: LightningModule, data: Any, out: Path, resume: 
             words = [word for word in sys.argv[1:] if not word.startswith(("resume=", "out="))]
             again = shlex.join(["python", "-m", "speechkit.train", *words, f"resume={out}"])
             console.print(f"interrupted at step {trainer.global_step}; go on with: {again}", soft_wrap=True)
-        sys.exit(130)
+        sys.exit(code)
 
 
 def _resumed(out: Path, task: LightningModule) -> Path | None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechkit.errors import InputError
 from speechkit.streaming.state import Chunk, Streaming, put, select
 
 
@@ -17,9 +18,18 @@ class Stream:
         self.state = module.init_state(1) if state is None else state
         self._wanted = module.first if state is None else module.chunk
         self._buffer: Tensor | None = None
+        self._ended = False
 
     def push(self, values: Tensor) -> list[Tensor]:
-        """(time, dim) inputs -> what became ready, (time', dim') for each call that was made."""
+        """(time, dim) inputs -> what became ready, (time', dim') for each call that was made.
+
+        Raises:
+            InputError: the inputs have another shape, or the stream has ended.
+        """
+        if self._ended:
+            raise InputError("the stream has ended: begin another one")
+        if values.dim() != 2:
+            raise InputError(f"a stream takes (time, dim), got {tuple(values.shape)}")
         self._buffer = values if self._buffer is None else torch.cat([self._buffer, values])
         outputs = []
         while len(self._buffer) >= self._wanted:
@@ -30,7 +40,7 @@ class Stream:
     def flush(self) -> list[Tensor]:
         """Ends the stream: what was held back. A stream that was given nothing gives nothing."""
         outputs: list[Tensor] = []
-        done = self._buffer is None
+        done, self._ended = self._ended or self._buffer is None, True
         while not done and self._buffer is not None:
             output, done = self._step(self._buffer, last=True)
             outputs.append(output)

@@ -30,6 +30,8 @@ class TokenJob(RecognitionJob):
         tokenizer, size, step_ms, ctc, max_misfits, eval_utterances, half: as for `RecognitionJob`.
     """
 
+    api = API
+
     def __init__(
         self,
         listener: Callable[..., Listener],

@@ -16,6 +16,7 @@ from speechkit.asr.transcriber import Transcriber
 from speechkit.data.module import SpeechDataModule
 from speechkit.data.utterance import allowed
 from speechkit.errors import InputError
+from speechkit.release import API
 from speechkit.text import Tokenizer, load_tokenizer, normalize, steps_for_ctc, train_characters, train_sentencepiece
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class RecognitionJob:
         eval_utterances: at most so many utterances of a split are scored, null for all.
         half: release the weights in fp16.
     """
+
+    api = API
 
     def __init__(
         self,

@@ -149,7 +149,9 @@ def _compare(model: Mapping[str, Any], text: str, source: str) -> None:
         init = described["model"]["init_args"]
         head, features = init["head"]["init_args"], init["feature_extractor"]["init_args"]
         hop, strides = int(head["hop_length"]), [int(s) for s in features["dowmsamples"]]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        if hop < 1:
+            raise ValueError(f"hop_length is {hop}")
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"the .yaml beside {source} does not describe a WavTokenizer ({error!s:.100})") from error
     ours = model["decoder"]["hop"]
     if hop != ours or prod(strides) != ours:

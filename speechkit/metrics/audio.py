@@ -54,8 +54,13 @@ def averaged(parts: Sequence[tuple[float, Similarity]]) -> dict[str, float | Non
     return {name: mean([(weight, getattr(one, name)) for weight, one in parts]) for name in Similarity._fields}
 
 
-def si_sdr_db(estimate: np.ndarray, reference: np.ndarray) -> float:
-    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019), dB, without taking means away."""
+def si_sdr_db(estimate: np.ndarray, reference: np.ndarray) -> float | None:
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019), dB, without taking means away.
+
+    None of a single sample: any number is a multiple of any other.
+    """
+    if len(reference) < 2:
+        return None
     ours, theirs = (torch.from_numpy(np.array(wave, np.float64)) for wave in (estimate, reference))
     return float(scale_invariant_signal_distortion_ratio(ours, theirs))
 

@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import librosa
 import numpy as np
 import soxr
+
+from speechkit.imports import librosa
 
 RATE = 16_000  # Hz, at which pitch is looked for
 FRAME, HOP = 1024, 160  # samples there: 64 ms, every 10 ms
@@ -43,8 +44,9 @@ def pitch_hz(wave: np.ndarray, rate: int) -> np.ndarray:
     if not len(wave):
         return np.zeros(0)
     given: dict[str, Any] = {"fmin": LOW_HZ, "fmax": HIGH_HZ, "sr": RATE, "frame_length": FRAME, "hop_length": HOP}
-    coarse, _, _ = librosa.pyin(wave, resolution=STEP, **given)
-    fine = librosa.yin(wave, **given)
+    pitch = librosa("core.pitch")
+    coarse, _, _ = pitch.pyin(wave, resolution=STEP, **given)
+    fine = pitch.yin(wave, **given)
     return np.where(np.abs(np.log2(fine / coarse)) < STEP / 12, fine, coarse)
 
 

@@ -118,7 +118,7 @@ def test_some_rows_of_a_batch_are_decoded_from_their_first_codes_alone() -> None
 
 
 def test_a_residual_quantiser_has_several_codebooks() -> None:
-    with pytest.raises(ValueError, match="at least two codebooks, got 1"):
+    with pytest.raises(ValueError, match="from 2 to 64 codebooks, got 1"):
         ResidualQuantizer(vector(32, 4).codebook, books=1)
 
 
