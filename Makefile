@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "speechkit needs Python 3.11 or newer, but $(PYTHON) is `"$(PYTHON)" -V 2>&1`"; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
 	@echo "installing speechkit and all it needs into $(VENV): some minutes, some gigabytes"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev,peers]'
+	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev,peers]'
 	@touch $@
 
 clean:  ## what builds and checks left (environment and runs stay)

@@ -112,6 +112,8 @@ class Window:
         """
         room = x.values.shape[1] // self.stride
         buffer = torch.cat([state.left, x.values.transpose(1, 2)], dim=-1)
+        if self.mode == "zeros" and self.stride == 1 and not self.lookahead:
+            return self._each(buffer, x, state)
         if full(x) and int(state.taken) >= self.span:
             return self._next(buffer, x, state, room)
         before = state.taken - (self.span - 1)  # input that the buffer begins with
@@ -123,9 +125,17 @@ class Window:
         lengths = torch.where(x.last, taken, taken + self.span)  # nobody sees the end of a sequence that goes on
         index = self._inside(state.given[:, None] * self.stride + span, lengths)
         seen = _gathered(buffer, index - before[:, None]) * (index >= 0)[:, None]
-        kept = x.lengths[:, None] + torch.arange(self.span - 1, device=x.lengths.device)
         given = state.given + count
-        return seen, count, x.last & (given >= ready), WindowState(_gathered(buffer, kept), taken, given)
+        return seen, count, x.last & (given >= ready), WindowState(self._left(buffer, x), taken, given)
+
+    def _left(self, buffer: Tensor, x: Chunk) -> Tensor:
+        """What windows to come see of a buffer."""
+        return _gathered(buffer, x.lengths[:, None] + torch.arange(self.span - 1, device=x.lengths.device))
+
+    def _each(self, buffer: Tensor, x: Chunk, state: WindowState) -> tuple[Tensor, Tensor, Tensor, WindowState]:
+        """What `step` gives where every input has its window at once, and there are zeros around all of them."""
+        left = buffer[..., x.values.shape[1] :] if full(x) else self._left(buffer, x)
+        return buffer, x.lengths, x.last, WindowState(left, state.taken + x.lengths, state.given + x.lengths)
 
     def _next(
         self, buffer: Tensor, x: Chunk, state: WindowState, room: int

@@ -7,8 +7,8 @@ import statistics
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -395,48 +395,55 @@ def delays(running: Running) -> list[float]:
     return found
 
 
+def hardly_slower(running: Running, beside: Callable[[], AbstractContextManager[None]], factor: float) -> None:
+    """Compares delays alone with those beside others; one comparison noise can spoil, three in a row hardly."""
+    for _ in range(3):
+        alone = delays(running)
+        with beside():
+            begin = running.metric("speechkit_step_seconds_sum"), running.metric("speechkit_step_seconds_count")
+            together = delays(running)
+            spent = running.metric("speechkit_step_seconds_sum") - begin[0]
+            call = spent / (running.metric("speechkit_step_seconds_count") - begin[1])
+        assert min(len(alone), len(together)) > 30
+        p95 = [1000 * float(np.quantile(found, 0.95)) for found in (alone, together)]
+        said = f"p95 {p95[0]:.0f} ms alone, {p95[1]:.0f} ms beside others, calls of {1000 * call:.0f} ms"
+        print(said)
+        if p95[1] < factor * p95[0] + 3 * 1000 * call:
+            return
+    pytest.fail(said)
+
+
 def test_one_that_sends_all_at_once_does_not_slow_down_those_that_speak(engine: Engine) -> None:
     """Whoever has audio is in the next call; that may be one call more to wait for, which is much for this model."""
     with serving(engine) as running:
-        alone = delays(running)
-        with flooded(running):
-            begin = running.metric("speechkit_step_seconds_sum"), running.metric("speechkit_step_seconds_count")
-            beside = delays(running)
-            spent = running.metric("speechkit_step_seconds_sum") - begin[0]
-            call = spent / (running.metric("speechkit_step_seconds_count") - begin[1])
-        p95 = [1000 * float(np.quantile(found, 0.95)) for found in (alone, beside)]
-        print(f"p95 {p95[0]:.0f} ms alone, {p95[1]:.0f} ms beside a flood, calls of {1000 * call:.0f} ms")
-        assert min(len(alone), len(beside)) > 30
-        assert p95[1] < 1.5 * p95[0] + 3 * 1000 * call
+        hardly_slower(running, lambda: flooded(running), 1.5)
+
+
+@contextmanager
+def unread(running: Running) -> Iterator[None]:
+    """A connection that sends on and on and reads nothing."""
+    slow, _ = raw.knock(running.port, receive_buffer=2048)
+    small_buffers(running)
+    slow.sendall(raw.message(type="config", endpoint=NO_RULES, latency_ms=0))
+    over = threading.Event()
+
+    def flood() -> None:
+        with suppress(OSError):
+            while not over.is_set():
+                slow.sendall(raw.frame(pcm(babble(1, seed=5))))
+
+    sender = threading.Thread(target=flood)
+    sender.start()
+    try:
+        yield
+    finally:
+        over.set()
+        slow.shutdown(2)
+        sender.join(10)
+        slow.close()
 
 
 def test_one_that_reads_nothing_does_not_slow_down_those_that_speak(engine: Engine) -> None:
     """Once its buffers are full nothing more is heard of it; until then it is as one that sends all at once."""
     with serving(engine, send_buffer=4096, send_s=60, resume_s=0.2) as running:
-        alone = delays(running)
-        slow, _ = raw.knock(running.port, receive_buffer=2048)
-        small_buffers(running)
-        slow.sendall(raw.message(type="config", endpoint=NO_RULES, latency_ms=0))
-        over = threading.Event()
-
-        def flood() -> None:
-            with suppress(OSError):
-                while not over.is_set():
-                    slow.sendall(raw.frame(pcm(babble(1, seed=5))))
-
-        sender = threading.Thread(target=flood)
-        sender.start()
-        try:
-            begin = running.metric("speechkit_step_seconds_sum"), running.metric("speechkit_step_seconds_count")
-            beside = delays(running)
-            spent = running.metric("speechkit_step_seconds_sum") - begin[0]
-            call = spent / (running.metric("speechkit_step_seconds_count") - begin[1])
-        finally:
-            over.set()
-            slow.shutdown(2)
-            sender.join(10)
-            slow.close()
-        p95 = [1000 * float(np.quantile(found, 0.95)) for found in (alone, beside)]
-        print(f"p95 {p95[0]:.0f} ms alone, {p95[1]:.0f} ms beside a slow reader, calls of {1000 * call:.0f} ms")
-        assert min(len(alone), len(beside)) > 30
-        assert p95[1] < 2 * p95[0] + 3 * 1000 * call
+        hardly_slower(running, lambda: unread(running), 2.0)
