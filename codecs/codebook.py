@@ -45,7 +45,7 @@ class Codebook(nn.Module):
             raise ValueError(f"dead_code must be one of {', '.join(DEAD_CODE)}, got {dead_code!r}")
         self.size, self.decay, self.epsilon = size, decay, epsilon
         self.kmeans, self.threshold, self.dead_code = kmeans, threshold, dead_code
-        embed = torch.empty(size, dim).uniform_(-1, 1) / dim**0.5
+        embed = torch.empty(size, dim).uniform_(-(dim**-0.5), dim**-0.5)
         self._begun = False
         self.register_buffer("inited", torch.zeros(1))
         self.register_buffer("cluster_size", torch.zeros(size))

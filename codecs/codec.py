@@ -21,7 +21,7 @@ WHOLE_CHUNKS = 150  # codes of a call then, when nobody waits for the first of t
 class Codes(NamedTuple):
     """Codes of a batch."""
 
-    values: Tensor  # (batch, time) int64, or (batch, time, books) of a codec with several codebooks
+    values: Tensor  # (batch, time) int64, or (batch, time, codebooks) of a codec with several codebooks
     lengths: Tensor  # (batch,) codes of each row
     samples: Tensor  # (batch,) samples that each row had
 
@@ -60,9 +60,9 @@ class Codec:
         return self.model.size
 
     @property
-    def books(self) -> int:
+    def codebooks(self) -> int:
         """Codebooks; decoding takes codes of the first ones alone as well."""
-        return self.model.books
+        return self.model.codebooks
 
     @property
     def causal(self) -> bool:
@@ -91,50 +91,50 @@ class Codec:
         return (stream.chunk - stream.stride + stream.lookahead) / self.model.codes_per_second
 
     @torch.inference_mode()
-    def encode(self, wave: Tensor, lengths: Tensor | None = None, books: int | None = None) -> Codes:
+    def encode(self, wave: Tensor, lengths: Tensor | None = None, codebooks: int | None = None) -> Codes:
         """(samples,) or (batch, samples) at `rate`, (batch,) valid samples -> codes; each row as if it were alone.
 
         Samples are float, or int16 of full scale. Beyond 30 s they go through in pieces: memory is bounded.
 
         Args:
-            books: of a codec with several codebooks, the first ones alone.
+            codebooks: of a codec with several codebooks, the first ones alone.
 
         Raises:
             InputError: the wave has another shape, or holds NaN, Inf or other numbers; a length is none of a row; the
                 codec has not so many codebooks.
         """
-        self.check_books(books)
+        self.check_codebooks(codebooks)
         wave = checked(wave, (1, 2))
         wave = wave[None] if wave.dim() == 1 else wave
         lengths = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
         check_lengths(lengths, wave)
         wave, samples = wave.to(self.model.device), lengths.to(self.model.device)
         if not wave.numel():
-            columns = () if self.books == 1 else (books or self.books,)
+            columns = () if self.codebooks == 1 else (codebooks or self.codebooks,)
             return Codes(torch.zeros(len(wave), 0, *columns, dtype=torch.int64, device=wave.device), samples, samples)
         long = wave.shape[1] > WHOLE_S * self.rate
         values, counts = self._encode_pieces(wave, samples) if long else self.model.encode(wave, samples)
-        return Codes(values if self.books == 1 else values[..., :books], counts, samples)
+        return Codes(values if self.codebooks == 1 else values[..., :codebooks], counts, samples)
 
     def _encode_pieces(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `CodecModel.encode`."""
         rows = [row[:count, None] for row, count in zip(wave, lengths.tolist(), strict=True)]
         found = run(self.model.encoding(WHOLE_CHUNKS), rows, batch=1)
         counts = torch.tensor([len(row) for row in found], device=wave.device)
-        return pad_sequence([row if self.books > 1 else row[:, 0] for row in found], batch_first=True), counts
+        return pad_sequence([row if self.codebooks > 1 else row[:, 0] for row in found], batch_first=True), counts
 
     @torch.inference_mode()
     def decode(self, codes: Codes | Tensor) -> Tensor:
         """Codes, or (time,) or (batch, time) -> (batch, samples), rows cut to their lengths and zero after them.
 
-        Of a codec with several codebooks (time, books) or (batch, time, books), the first ones or all. Beyond 30 s
-        memory is bounded, as in a stream: a codec that is not causal then decodes in windows (`Windowed`).
+        Of a codec with several codebooks (time, codebooks) or (batch, time, codebooks), the first ones or all. Beyond
+        30 s memory is bounded, as in a stream: a codec that is not causal then decodes in windows (`Windowed`).
 
         Raises:
             InputError: a code is none of this codec's, or the shape is another one.
         """
         if isinstance(codes, Tensor):
-            codes = codes if codes.dim() == 2 + (self.books > 1) else codes[None]
+            codes = codes if codes.dim() == 2 + (self.codebooks > 1) else codes[None]
             counts = torch.full((len(codes),), codes.shape[1], device=codes.device)
             codes = Codes(codes, counts, counts * self.hop)
         self.check(codes.values)
@@ -158,19 +158,19 @@ class Codec:
             return self.model.decode(codes[None], torch.tensor([len(codes)], device=codes.device))[0][0]
         if not self.causal:
             return torch.cat(list(Windowed(self.model).run([codes])))
-        columns = codes if self.books > 1 else codes[:, None]
+        columns = codes if self.codebooks > 1 else codes[:, None]
         return run(self.model.decoding(WHOLE_CHUNKS), [columns], batch=1)[0].flatten()
 
-    def check_books(self, books: int | None) -> None:
+    def check_codebooks(self, codebooks: int | None) -> None:
         """Raises InputError where the codec has not so many codebooks."""
-        if books is not None and not 1 <= books <= self.books:
-            raise InputError(f"this codec has {self.books} codebook{'s' * (self.books > 1)}, not {books}")
+        if codebooks is not None and not 1 <= codebooks <= self.codebooks:
+            raise InputError(f"this codec has {self.codebooks} codebook{'s' * (self.codebooks > 1)}, not {codebooks}")
 
     def check(self, codes: Tensor, batch: int = 1) -> None:
         """Raises InputError where a code is none of this codec's, or they have not so many dimensions of rows."""
-        dims = batch + 1 + (self.books > 1)
-        if codes.dim() != dims or (self.books > 1 and not 1 <= codes.shape[-1] <= self.books):
-            shape = f"({'batch, ' * batch}time{f', 1 to {self.books}' if self.books > 1 else ''})"
+        dims = batch + 1 + (self.codebooks > 1)
+        if codes.dim() != dims or (self.codebooks > 1 and not 1 <= codes.shape[-1] <= self.codebooks):
+            shape = f"({'batch, ' * batch}time{f', 1 to {self.codebooks}' if self.codebooks > 1 else ''})"
             raise InputError(f"codes must be {shape}, got {tuple(codes.shape)}")
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.size:
             raise InputError(
@@ -179,13 +179,13 @@ class Codec:
             )
 
     @torch.inference_mode()
-    def encode_stream(self, pieces: Iterable[Tensor], books: int | None = None) -> Iterator[Tensor]:
+    def encode_stream(self, pieces: Iterable[Tensor], codebooks: int | None = None) -> Iterator[Tensor]:
         """Pieces (samples,) of any size -> pieces (codes,), which together are those of the whole.
 
-        They are (codes, books) of a codec with several codebooks. Errors as `encode`, of each piece.
+        They are (codes, codebooks) of a codec with several codebooks. Errors as `encode`, of each piece.
         """
-        self.check_books(books)
-        stream, columns = Stream(self.model.encoding(self.chunks)), 0 if self.books == 1 else slice(books)
+        self.check_codebooks(codebooks)
+        stream, columns = Stream(self.model.encoding(self.chunks)), 0 if self.codebooks == 1 else slice(codebooks)
         for piece in pieces:
             samples = checked(piece, (1,)).to(self.model.device)
             yield from (found[:, columns] for found in stream.push(samples[:, None]) if len(found))
@@ -193,7 +193,7 @@ class Codec:
 
     @torch.inference_mode()
     def decode_stream(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pieces (codes,), or (codes, books), of any size -> pieces (samples,), a whole hop for the last code too.
+        """Pieces (codes,), or (codes, codebooks), of any size -> pieces (samples,), a whole hop for the last code too.
 
         A causal codec gives what it gives for the whole; another one decodes in windows of some seconds, one fading
         into the next (`Windowed`).
@@ -203,7 +203,7 @@ class Codec:
             return
         stream = Stream(self.model.decoding(self.chunks))
         for piece in self._checked(pieces):
-            columns = piece if self.books > 1 else piece[:, None]
+            columns = piece if self.codebooks > 1 else piece[:, None]
             yield from (found.flatten() for found in stream.push(columns) if len(found))
         yield from (found.flatten() for found in stream.flush() if len(found))
 

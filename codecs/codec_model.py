@@ -20,7 +20,7 @@ class CodecModel(Protocol):
         ...
 
     @property
-    def books(self) -> int:
+    def codebooks(self) -> int:
         """Codebooks."""
         ...
 
@@ -44,7 +44,7 @@ class CodecModel(Protocol):
         ...
 
     def encode(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples), (batch,) -> codes (batch, time) or (batch, time, books), (batch,)."""
+        """(batch, samples), (batch,) -> codes (batch, time) or (batch, time, codebooks), (batch,)."""
         ...
 
     def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,11 +52,11 @@ class CodecModel(Protocol):
         ...
 
     def encoding(self, chunks: int = 1) -> Streaming[Any]:
-        """Streams samples (batch, time, 1) to codes (batch, codes, books)."""
+        """Streams samples (batch, time, 1) to codes (batch, codes, codebooks)."""
         ...
 
     def decoding(self, chunks: int = 1) -> Streaming[Any]:
-        """Streams codes (batch, time, books or fewer) to samples (batch, time, hop); InputError if not causal."""
+        """Streams codes (batch, time, codebooks or fewer) to samples (batch, time, hop); InputError if not causal."""
         ...
 
     def eval(self) -> Any:

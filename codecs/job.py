@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from speechkit import hub
 from speechkit.builder import build_network
-from speechkit.codecs.losses import MelDistance
+from speechkit.codecs.losses import MelLoss
 from speechkit.codecs.quantizers import Usage
 from speechkit.codecs.wavtokenizer import WavTokenizer
 from speechkit.data.codec_module import CropDataModule
@@ -33,7 +33,7 @@ class Score(NamedTuple):
     split: str
     recordings: int
     seconds: float
-    mel: float  # mean over recordings, see `MelDistance`
+    mel: float  # mean over recordings, see `MelLoss`
     utilization: float  # share of the codes that came
     perplexity: float
     real_time_factor: float  # of encoding and decoding together, one recording at a time
@@ -55,7 +55,7 @@ class CodecJob:
 
     def __init__(self, eval_utterances: int | None = None, half: bool = False) -> None:
         self.eval_utterances, self.half = eval_utterances, half
-        self.discriminators: Mapping[str, Sequence[Tensor]] | None = None  # of a checkpoint that training begins with
+        self.published: Mapping[str, Sequence[Tensor]] | None = None  # discriminators of what training begins with
 
     def prepare(self, data: CropDataModule, out: Path) -> dict[str, Any]:
         """Sees that the splits are there; the config lacks nothing."""
@@ -66,7 +66,7 @@ class CodecJob:
 
     def task_arguments(self) -> dict[str, Any]:
         """What the task's constructor takes from here."""
-        return {"discriminators": self.discriminators}
+        return {"published": self.published}
 
     def evaluate(self, model: WavTokenizer, data: CropDataModule, splits: Sequence[str]) -> list[Score]:
         """Scores of every split; one that cannot be read has none."""
@@ -109,7 +109,7 @@ def score(model: WavTokenizer, split: str, waves: Sequence[Tensor]) -> Score:
         ValueError: there are none, or all are shorter than a spectrum needs.
     """
     device = next(model.parameters()).device
-    distance, usage = MelDistance(model.rate).to(device), Usage(model.size, model.books).to(device)
+    distance, usage = MelLoss(model.rate).to(device), Usage(model.size, model.codebooks).to(device)
     waves = [wave for wave in waves if len(wave) >= distance.least]  # shorter ones have no spectrum
     if not waves:
         raise ValueError(f"there is nothing to score in {split}")

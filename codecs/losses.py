@@ -14,29 +14,29 @@ Opinions = tuple[list[Verdict], list[Verdict], list[Verdict]]  # by periods, by 
 QUIETEST = 1e-7  # magnitude whose logarithm is taken for silence
 
 
-def hinge_real_or_fake(real: Sequence[Verdict], fake: Sequence[Verdict]) -> Tensor:
+def hinge_discriminator_loss(real: Sequence[Verdict], fake: Sequence[Verdict]) -> Tensor:
     """What a discriminator minimises: the mean over its parts (Lim and Ye 2017, equation 2)."""
     pairs = zip(real, fake, strict=True)
     return _mean([_below_one(r.score) + _below_one(-f.score) for r, f in pairs])
 
 
-def hinge_fooling(fake: Sequence[Verdict]) -> Tensor:
+def hinge_generator_loss(fake: Sequence[Verdict]) -> Tensor:
     """What a generator minimises, clipped where it has fooled enough: the mean over the parts."""
     return _mean([_below_one(f.score) for f in fake])
 
 
-def squares_real_or_fake(real: Sequence[Verdict], fake: Sequence[Verdict]) -> Tensor:
+def least_squares_discriminator_loss(real: Sequence[Verdict], fake: Sequence[Verdict]) -> Tensor:
     """What a discriminator minimises: the sum over its parts (Mao et al. 2017, equation 9, without its half)."""
     pairs = zip(real, fake, strict=True)
     return torch.stack([(1 - r.score).square().mean() + f.score.square().mean() for r, f in pairs]).sum()
 
 
-def squares_fooling(fake: Sequence[Verdict]) -> Tensor:
+def least_squares_generator_loss(fake: Sequence[Verdict]) -> Tensor:
     """What a generator minimises: the sum over the parts."""
     return torch.stack([(1 - f.score).square().mean() for f in fake]).sum()
 
 
-def feature_distance(real: Sequence[Verdict], fake: Sequence[Verdict]) -> Tensor:
+def feature_matching_loss(real: Sequence[Verdict], fake: Sequence[Verdict]) -> Tensor:
     """Mean absolute differences of features, summed over layers and parts (Kumar et al. 2019, equation 4)."""
     found = [
         (r.detach() - f).abs().mean()
@@ -61,7 +61,7 @@ def _mean(losses: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(losses)).mean()
 
 
-class MelDistance(nn.Module):
+class MelLoss(nn.Module):
     """Mean absolute difference of logarithms of mel magnitudes (Hann window, HTK's scale).
 
     Args:
@@ -94,7 +94,7 @@ class MelDistance(nn.Module):
         return (self.spectrum(real) - self.spectrum(fake)).abs().mean()
 
 
-class Adversary(nn.Module):
+class Discriminators(nn.Module):
     """All that a codec has to fool.
 
     Args:
@@ -118,31 +118,31 @@ class Adversary(nn.Module):
         self.kinds = min(periods.kinds, resolutions.kinds)
         self.least = max(part.least for part in (periods, resolutions, dac))  # samples that all of them can hear
 
-    def judged(self, wave: Tensor, kind: int) -> Opinions:
+    def verdicts(self, wave: Tensor, kind: int) -> Opinions:
         """(batch, samples) -> what all of them say."""
         with torch.autocast(wave.device.type, torch.bfloat16) if self.autocast else nullcontext():
             return self.periods(wave, kind), self.resolutions(wave, kind), self.dac(wave)
 
-    def telling_apart(self, real: Tensor, fake: Tensor, kind: int) -> Tensor:
+    def discriminator_loss(self, real: Tensor, fake: Tensor, kind: int) -> Tensor:
         """(batch, samples) each -> what the discriminators minimise; the gradient does not reach `fake`."""
-        one, other = _halves(self.judged(torch.cat([real, fake.detach()]), kind))  # half as many kernels to start
+        one, other = _halves(self.verdicts(torch.cat([real, fake.detach()]), kind))  # half as many kernels to start
         return (
-            hinge_real_or_fake(one[0], other[0])
-            + self.resolutions_weight * hinge_real_or_fake(one[1], other[1])
-            + squares_real_or_fake(one[2], other[2])
+            hinge_discriminator_loss(one[0], other[0])
+            + self.resolutions_weight * hinge_discriminator_loss(one[1], other[1])
+            + least_squares_discriminator_loss(one[2], other[2])
         )
 
-    def fooling(self, real: Tensor, fake: Tensor, kind: int) -> dict[str, Tensor]:
+    def generator_losses(self, real: Tensor, fake: Tensor, kind: int) -> dict[str, Tensor]:
         """(batch, samples) each -> what the generator minimises the sum of: ``adversarial`` and ``features``."""
         with torch.no_grad():  # the discriminators do not learn from it, and `real` has nothing to learn
-            one = self.judged(real, kind)
-        other = self.judged(fake, kind)
-        by_resolution = self.resolutions_weight * feature_distance(one[1], other[1]) / len(one[1])
+            one = self.verdicts(real, kind)
+        other = self.verdicts(fake, kind)
+        by_resolution = self.resolutions_weight * feature_matching_loss(one[1], other[1]) / len(one[1])
         return {
-            "adversarial": hinge_fooling(other[0])
-            + self.resolutions_weight * hinge_fooling(other[1])
-            + squares_fooling(other[2]),
-            "features": feature_distance(one[0], other[0]) / len(one[0])
+            "adversarial": hinge_generator_loss(other[0])
+            + self.resolutions_weight * hinge_generator_loss(other[1])
+            + least_squares_generator_loss(other[2]),
+            "features": feature_matching_loss(one[0], other[0]) / len(one[0])
             + by_resolution
-            + feature_distance(one[2], other[2]),
+            + feature_matching_loss(one[2], other[2]),
         }

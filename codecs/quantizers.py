@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from speechkit.codecs.codebook import Codebook
 from speechkit.errors import InputError
 
-MOST_BOOKS = 64  # that a token file can describe
+MAX_CODEBOOKS = 64  # that a token file can describe
 SPREAD = 0.9  # of the deviation of outermost levels that tanh never quite reaches
 
 
@@ -33,7 +33,7 @@ class VectorQuantizer(nn.Module):
         normalize: whether inputs are divided by their length first (CosyVoice's first tokenizer).
     """
 
-    books = 1
+    codebooks = 1
 
     def __init__(self, codebook: Codebook, normalize: bool = False) -> None:
         super().__init__()
@@ -86,22 +86,22 @@ class ResidualQuantizer(nn.Module):
 
     Args:
         codebook: that each of them has, as it is before training.
-        books: how many there are.
-        fewer: share of a training batch's rows of which the decoder is given the first layers only, a random number
+        codebooks: how many there are.
+        dropout: share of a training batch's rows of which the decoder is given the first layers only, a random number
             of them, so that any number of them can be decoded (the same, section III-C).
 
     Raises:
         ValueError: there are fewer than two or more than 64, or `fewer` is no share.
     """
 
-    def __init__(self, codebook: Codebook, books: int = 8, fewer: float = 0.0) -> None:
+    def __init__(self, codebook: Codebook, codebooks: int = 8, dropout: float = 0.0) -> None:
         super().__init__()
-        if not 2 <= books <= MOST_BOOKS:
-            raise ValueError(f"a residual quantiser has from 2 to {MOST_BOOKS} codebooks, got {books}")
-        if not 0 <= fewer <= 1:
-            raise ValueError(f"fewer must be a share from 0 to 1, got {fewer}")
-        self.layers = nn.ModuleList(VectorQuantizer(deepcopy(codebook)) for _ in range(books))
-        self.books, self.size, self.fewer = books, codebook.size, fewer
+        if not 2 <= codebooks <= MAX_CODEBOOKS:
+            raise ValueError(f"a residual quantiser has from 2 to {MAX_CODEBOOKS} codebooks, got {codebooks}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must be a share from 0 to 1, got {dropout}")
+        self.layers = nn.ModuleList(VectorQuantizer(deepcopy(codebook)) for _ in range(codebooks))
+        self.codebooks, self.size, self.dropout = codebooks, codebook.size, dropout
 
     @property
     def begun(self) -> bool:
@@ -113,7 +113,7 @@ class ResidualQuantizer(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, VectorQuantizer)]
 
     def encode(self, x: Tensor) -> Tensor:
-        """(batch, time, dim) -> (batch, time, books) int64."""
+        """(batch, time, dim) -> (batch, time, codebooks) int64."""
         codes = []
         for layer in self._quantizers:
             codes.append(layer.encode(x))
@@ -121,7 +121,7 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(codes, dim=-1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(batch, time, books or fewer) -> (batch, time, dim)."""
+        """(batch, time, codebooks or fewer) -> (batch, time, dim)."""
         return sum(
             (layer.decode(part) for layer, part in zip(self._quantizers, codes.unbind(-1), strict=False)),
             start=self._quantizers[0].codebook.embed.new_zeros(()),
@@ -141,11 +141,11 @@ class ResidualQuantizer(nn.Module):
 
     def _heard(self, x: Tensor) -> Tensor:
         """(batch, 1, 1): of how many layers the sum is, for each row."""
-        shape, books = (x.shape[0], 1, 1), torch.full((), self.books, device=x.device)
-        if not (self.training and self.fewer):
-            return books.expand(shape)
-        some = torch.rand(shape, device=x.device) < self.fewer
-        return torch.where(some, torch.randint(1, self.books + 1, shape, device=x.device), books)
+        shape, codebooks = (x.shape[0], 1, 1), torch.full((), self.codebooks, device=x.device)
+        if not (self.training and self.dropout):
+            return codebooks.expand(shape)
+        some = torch.rand(shape, device=x.device) < self.dropout
+        return torch.where(some, torch.randint(1, self.codebooks + 1, shape, device=x.device), codebooks)
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -162,7 +162,7 @@ class FiniteScalarQuantizer(nn.Module):
         restore: whether there is a way back to `dim`; the published tokenizers have none.
     """
 
-    books = 1
+    codebooks = 1
 
     def __init__(self, dim: int, levels: Sequence[int], bound: float = 0.999, restore: bool = True) -> None:
         super().__init__()
@@ -249,12 +249,12 @@ class Usage(nn.Module):
 
     Args:
         size: codes of a codebook.
-        books: codebooks.
+        codebooks: codebooks.
     """
 
-    def __init__(self, size: int, books: int = 1) -> None:
+    def __init__(self, size: int, codebooks: int = 1) -> None:
         super().__init__()
-        self.register_buffer("counts", torch.zeros(books, size, dtype=torch.int64), persistent=False)
+        self.register_buffer("counts", torch.zeros(codebooks, size, dtype=torch.int64), persistent=False)
         self.counts: Tensor
 
     def reset(self) -> None:
@@ -263,9 +263,9 @@ class Usage(nn.Module):
 
     def update(self, codes: Tensor) -> None:
         """Counts codes of any shape, whose last dimension is that of the codebooks where there are several."""
-        books, size = self.counts.shape
-        rows = codes.reshape(-1, books) + size * torch.arange(books, device=codes.device)
-        self.counts += torch.bincount(rows.flatten(), minlength=books * size).view(books, size)
+        codebooks, size = self.counts.shape
+        rows = codes.reshape(-1, codebooks) + size * torch.arange(codebooks, device=codes.device)
+        self.counts += torch.bincount(rows.flatten(), minlength=codebooks * size).view(codebooks, size)
 
     def compute(self) -> tuple[float, float]:
         """The share of the codes that came, and their perplexity; over all processes."""

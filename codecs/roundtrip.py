@@ -65,7 +65,7 @@ class RoundTrip:
     Args:
         codec: encodes and decodes.
         pieces: (samples,) at its rate, of any size.
-        books: of a codec with several codebooks, the first ones alone.
+        codebooks: of a codec with several codebooks, the first ones alone.
         whole_s: recordings of up to so many seconds go through the codec whole, longer ones as streams.
 
     Attributes:
@@ -74,11 +74,11 @@ class RoundTrip:
     """
 
     def __init__(
-        self, codec: Codec, pieces: Iterable[np.ndarray], books: int | None = None, whole_s: float = 0.0
+        self, codec: Codec, pieces: Iterable[np.ndarray], codebooks: int | None = None, whole_s: float = 0.0
     ) -> None:
-        self.codec, self.pieces, self.books, self.whole_s = codec, pieces, books or codec.books, whole_s
+        self.codec, self.pieces, self.codebooks, self.whole_s = codec, pieces, codebooks or codec.codebooks, whole_s
         self.device = codec.model.device
-        self.usage = Usage(codec.size, self.books)
+        self.usage = Usage(codec.size, self.codebooks)
         self.samples = 0
         self._heard: list[Tensor] = []
         self._read, self._encoded, self._decoded = Clock(), Clock(), Clock()
@@ -112,7 +112,7 @@ class RoundTrip:
     @property
     def costs(self) -> Costs:
         """Of a second, where some of it was compared."""
-        bits = int(self.usage.counts[0].sum()) * frame_bits((self.codec.size,) * self.books)
+        bits = int(self.usage.counts[0].sum()) * frame_bits((self.codec.size,) * self.codebooks)
         spent = (
             self._encoded.cpu - self._read.cpu, self._encoded.wall - self._read.wall,
             self._decoded.cpu - self._encoded.cpu, self._decoded.wall - self._encoded.wall,
@@ -123,7 +123,7 @@ class RoundTrip:
         sound = torch.from_numpy(wave).to(self.device)
         with self._decoded.running():
             with self._encoded.running():
-                codes = self.codec.encode(sound, books=self.books)
+                codes = self.codec.encode(sound, codebooks=self.codebooks)
                 values = codes.values[0].cpu()  # waits for the device
             decoded = self.codec.decode(codes)[0].cpu()
         self.usage.update(values)
@@ -134,7 +134,7 @@ class RoundTrip:
         return segments(self._decoded.timed(decoded), self._heard, self.codec.rate)
 
     def _codes(self, pieces: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        for codes in self._encoded.timed(self.codec.encode_stream(self._sound(pieces), self.books)):
+        for codes in self._encoded.timed(self.codec.encode_stream(self._sound(pieces), self.codebooks)):
             self.usage.update(codes.cpu())
             yield codes
 

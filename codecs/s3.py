@@ -12,8 +12,8 @@ from speechkit.codecs.fingerprint import fingerprint
 from speechkit.codecs.quantizers import FiniteScalarQuantizer, Quantized, VectorQuantizer
 from speechkit.codecs.s3_layers import S3Encoder
 from speechkit.errors import InputError
-from speechkit.imports import librosa
 from speechkit.nn.masks import valid_mask
+from speechkit.nn.mel import mel_bank
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.stream import Stream
 
@@ -40,8 +40,7 @@ class WhisperMel(nn.Module):
         if not 1 <= mels <= 1024:
             raise ValueError(f"mels must be from 1 to 1024, got {mels}")
         self.mels = mels
-        bank = librosa("filters").mel(sr=RATE, n_fft=N_FFT, n_mels=mels)
-        self.register_buffer("bank", torch.from_numpy(bank.T.copy()), persistent=False)
+        self.register_buffer("bank", mel_bank(RATE, N_FFT, mels), persistent=False)
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
         self.bank: Tensor
         self.window: Tensor
@@ -269,7 +268,7 @@ class SpeechTokenizer:
         return self.model.hop
 
     @property
-    def books(self) -> int:
+    def codebooks(self) -> int:
         """Codebooks: one."""
         return 1
 
@@ -286,10 +285,10 @@ class SpeechTokenizer:
         stream = self.model.encoding()
         return (stream.chunk - stream.stride + stream.lookahead + 1) / self.rate
 
-    def check_books(self, books: int | None) -> None:
+    def check_codebooks(self, codebooks: int | None) -> None:
         """Raises InputError where more codebooks are asked for than the one."""
-        if books not in (None, 1):
-            raise InputError(f"this tokenizer has 1 codebook, not {books}")
+        if codebooks not in (None, 1):
+            raise InputError(f"this tokenizer has 1 codebook, not {codebooks}")
 
     @property
     def codes_per_second(self) -> float:
@@ -306,14 +305,14 @@ class SpeechTokenizer:
         return self.model.encode(wave.to(self.model.device), lengths.to(self.model.device))
 
     @torch.inference_mode()
-    def encode_stream(self, pieces: Iterable[Tensor], books: int | None = None) -> Iterator[Tensor]:
+    def encode_stream(self, pieces: Iterable[Tensor], codebooks: int | None = None) -> Iterator[Tensor]:
         """Pieces (samples,) of any size -> pieces (codes,), which together are those of the whole.
 
         Raises:
             InputError: the tokenizer does not stream, or has not so many codebooks; a piece has another shape, or
                 holds NaN or Inf.
         """
-        self.check_books(books)
+        self.check_codebooks(codebooks)
         stream = Stream(self.model.encoding())
         for piece in pieces:
             if piece.numel():

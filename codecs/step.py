@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechkit.codecs.losses import Adversary
+from speechkit.codecs.losses import Discriminators
 from speechkit.codecs.wavtokenizer import Reconstruction
 
 WARM_UP = 2  # runs before a recording, in which libraries make what they need
@@ -19,7 +19,7 @@ class Step:
     Args:
         reconstructed: what the codec makes of `wave`.
         losses: of what it made, by name; the codec minimises ``loss``.
-        model, adversary: whose gradients are left.
+        model, discriminators: whose gradients are left.
         wave: (batch, samples).
         kind: of the discriminators' embeddings.
         anew: whether the codec learns from another reconstruction than the one that the discriminators heard.
@@ -31,32 +31,32 @@ class Step:
         reconstructed: Callable[[], Reconstruction],
         losses: Callable[[Reconstruction], dict[str, Tensor]],
         model: nn.Module,
-        adversary: Adversary,
+        discriminators: Discriminators,
         wave: Tensor,
         kind: int,
         anew: bool = False,
         backward: Callable[[Tensor], None] = Tensor.backward,
     ) -> None:
         self.reconstructed, self.losses = reconstructed, losses
-        self.model, self.adversary = model, adversary
+        self.model, self.discriminators = model, discriminators
         self.wave, self.kind, self.anew, self.backward = wave, kind, anew, backward
         self._made: Reconstruction | None = None
 
-    def judge(self) -> dict[str, Tensor]:
+    def backward_discriminators(self) -> dict[str, Tensor]:
         """What the discriminators minimise; their gradients are left."""
         with torch.set_grad_enabled(not self.anew):
             made = self.reconstructed()
-        told = self.adversary.telling_apart(self.wave, made.wave, self.kind)
-        self.adversary.zero_grad()
+        told = self.discriminators.discriminator_loss(self.wave, made.wave, self.kind)
+        self.discriminators.zero_grad()
         self.backward(told)
         self._made = None if self.anew else made
         return {"discriminators": told.detach()}
 
-    def learn(self) -> dict[str, Tensor]:
+    def backward_generator(self) -> dict[str, Tensor]:
         """What the codec minimises; its gradients are left."""
         made = self._made or self.reconstructed()
         self._made = None
-        with _fixed(self.adversary):
+        with _fixed(self.discriminators):
             losses = self.losses(made)
             self.model.zero_grad()
             self.backward(losses["loss"])
@@ -77,9 +77,9 @@ class GraphedStep:
 
     def __init__(self, step: Step, adversarial: bool, pool: Any) -> None:
         self.step = step  # what a graph reads has to stay
-        parts: list[tuple[Callable[[], dict[str, Tensor]], nn.Module]] = [(step.learn, step.model)]
+        parts: list[tuple[Callable[[], dict[str, Tensor]], nn.Module]] = [(step.backward_generator, step.model)]
         if adversarial:
-            parts.insert(0, (step.judge, step.adversary))
+            parts.insert(0, (step.backward_discriminators, step.discriminators))
         self._graphs, self._results, self._gradients = [], [], []
         with torch.random.fork_rng([step.wave.device]):
             _warmed_up([run for run, _ in parts], [*step.model.buffers()])
@@ -96,12 +96,12 @@ class GraphedStep:
         """What is replayed on."""
         return self.step.wave
 
-    def judge(self) -> dict[str, Tensor]:
-        """As `Step.judge`."""
+    def backward_discriminators(self) -> dict[str, Tensor]:
+        """As `Step.backward_discriminators`."""
         return self._replayed(0)
 
-    def learn(self) -> dict[str, Tensor]:
-        """As `Step.learn`."""
+    def backward_generator(self) -> dict[str, Tensor]:
+        """As `Step.backward_generator`."""
         return self._replayed(-1)
 
     def _replayed(self, part: int) -> dict[str, Tensor]:
@@ -126,9 +126,9 @@ def _warmed_up(runs: Sequence[Callable[[], dict[str, Tensor]]], buffers: Sequenc
 
 
 @contextmanager
-def _fixed(adversary: Adversary) -> Iterator[None]:
+def _fixed(discriminators: Discriminators) -> Iterator[None]:
     """The gradient passes through the discriminators and leaves nothing there."""
-    learning = [p for p in adversary.parameters() if p.requires_grad]
+    learning = [p for p in discriminators.parameters() if p.requires_grad]
     try:
         for p in learning:
             p.requires_grad_(False)

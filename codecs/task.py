@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from speechkit.codecs.losses import Adversary, MelDistance
+from speechkit.codecs.losses import Discriminators, MelLoss
 from speechkit.codecs.quantizers import Usage
 from speechkit.codecs.seanet import normalize_weights
 from speechkit.codecs.step import GraphedStep, Step
@@ -30,15 +30,15 @@ class CodecTask(LightningModule):
     Args:
         model: the codec; its encoder's weights are split into length and direction for the training.
         optimizer: takes parameters; there is one of the codec and one of the discriminators.
-        adversary: the discriminators.
+        discriminators: all that the codec has to fool.
         mel: distance of spectra.
         scheduler: takes an optimizer; stepped after every step of it.
         mel_weight, commitment_weight: see above.
         encoder_gain: of the encoder's convolutions, drawn anew with it and without biases (He et al. 2015, equation 10)
             where the codebook has not begun yet. As published (None), an untrained encoder's outputs hardly differ and
             all have one code, from which short trainings do not recover.
-        continuous_steps: steps, the first ones, in which latents are not quantised, where the codebook has not begun.
-        alone_steps: steps of the codec before the discriminators join in. They cost several times what it does.
+        quantization_start: steps, the first ones, in which latents are not quantised, where the codebook has not begun.
+        discriminator_start: steps of the codec before the discriminators join in. They cost several times what it does.
         kinds: embeddings of the decoder and the discriminators, of which every step uses a random one and evaluation
             the first.
         compat: ``reference`` reconstructs anew for the codec's part of a step, so that the codebook moves twice, as in
@@ -47,7 +47,8 @@ class CodecTask(LightningModule):
             whole crops: small codecs wait for the host else. The same numbers come. See `GraphedStep`.
         seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
             an unbroken one would.
-        discriminators: tensors that they begin with, in the published order; those of other sizes begin anew.
+        published: tensors of a checkpoint that the discriminators begin with, in its order; those of other sizes begin
+            anew.
 
     Raises:
         ValueError: another `compat`, fewer steps than 0, or more `kinds` than there are embeddings.
@@ -57,37 +58,37 @@ class CodecTask(LightningModule):
         self,
         model: WavTokenizer,
         optimizer: Callable[[Any], Optimizer],
-        adversary: Adversary,
-        mel: MelDistance,
+        discriminators: Discriminators,
+        mel: MelLoss,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         mel_weight: float = 45.0,
         commitment_weight: float = 1000.0,
         encoder_gain: float | None = None,
-        continuous_steps: int = 0,
-        alone_steps: int = 0,
+        quantization_start: int = 0,
+        discriminator_start: int = 0,
         kinds: int = 4,
         compat: str | None = None,
         graphs: bool = False,
         seed: int = 0,
-        discriminators: Mapping[str, Sequence[Tensor]] | None = None,
+        published: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> None:
         super().__init__()
         if compat not in (None, "reference"):
             raise ValueError(f"compat must be 'reference' or null, got {compat!r}")
-        most = min(model.decoder.kinds, adversary.kinds)
+        most = min(model.decoder.kinds, discriminators.kinds)
         if not 1 <= kinds <= most:
             raise ValueError(f"kinds must be from 1 to {most}, the embeddings that all parts have, got {kinds}")
-        if min(continuous_steps, alone_steps) < 0:
-            raise ValueError(f"steps cannot be fewer than 0, got {min(continuous_steps, alone_steps)}")
+        if min(quantization_start, discriminator_start) < 0:
+            raise ValueError(f"steps cannot be fewer than 0, got {min(quantization_start, discriminator_start)}")
         if encoder_gain is not None and not model.quantizer.begun:
             _drawn_anew(model.encoder, encoder_gain)
         normalize_weights(model.encoder)
-        self.model, self.adversary, self.mel = model, adversary, mel
-        for name, tensors in (discriminators or {}).items():
-            _begun_with(getattr(self.adversary, name), tensors, name)
+        self.model, self.discriminators, self.mel = model, discriminators, mel
+        for name, tensors in (published or {}).items():
+            _begun_with(getattr(self.discriminators, name), tensors, name)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.mel_weight, self.commitment_weight = mel_weight, commitment_weight
-        self.continuous_steps, self.alone_steps = continuous_steps, alone_steps
+        self.quantization_start, self.discriminator_start = quantization_start, discriminator_start
         self.kinds, self.compat, self.graphs, self.seed = kinds, compat, graphs, seed
         self.automatic_optimization = False
         self._whole = False  # the crops of the last batch
@@ -118,7 +119,7 @@ class CodecTask(LightningModule):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Sees whether all crops are whole, while that costs nothing to know; refuses those that are too short."""
-        least = max(self.mel.least, self.adversary.least)
+        least = max(self.mel.least, self.discriminators.least)
         if batch.wave.shape[1] < least:
             seconds = least / self.model.rate
             raise InputError(
@@ -131,7 +132,7 @@ class CodecTask(LightningModule):
         """What the codec makes of a batch, as long as it was."""
         if not quantized:
             latents, counts = self.model.encoder(batch.wave, batch.wave_lengths)
-            shape = latents.shape[:2] if self.model.books == 1 else (*latents.shape[:2], self.model.books)
+            shape = latents.shape[:2] if self.model.codebooks == 1 else (*latents.shape[:2], self.model.codebooks)
             made = Reconstruction(
                 self.model.decoder(latents, counts)[0], counts.new_zeros(shape), commitment=latents.new_zeros(())
             )
@@ -143,16 +144,16 @@ class CodecTask(LightningModule):
         """One step of the discriminators, once they are there, and one of the codec."""
         kind = int(torch.randint(self.kinds, ()))
         self.model.decoder.use(kind)
-        adversarial = self.global_step >= self.alone_steps
+        adversarial = self.global_step >= self.discriminator_start
         codec = self.optimizers()[0]  # type: ignore[index]
         # Lightning counts the steps of optimizers that it wraps: this one is not to be counted.
         judges: Optimizer = self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
         step = self._step(batch, kind, adversarial)
         losses = {}
         if adversarial:
-            losses = step.judge()
+            losses = step.backward_discriminators()
             judges.step()
-        losses = losses | step.learn()
+        losses = losses | step.backward_generator()
         codec.step()
         for name, value in losses.items():
             self.log(f"train/{name}", value, prog_bar=name in ("loss", "mel"), batch_size=len(batch.wave))
@@ -163,14 +164,14 @@ class CodecTask(LightningModule):
     def _step(self, batch: Batch, kind: int, adversarial: bool) -> Step | GraphedStep:
         """What computes the step, on the batch."""
         begun = self.model.quantizer.begun
-        quantized = begun or self.global_step >= self.continuous_steps
+        quantized = begun or self.global_step >= self.quantization_start
 
         def made(batch: Batch) -> Step:
             return Step(
                 lambda: self.reconstructed(batch, quantized),
                 lambda found: self._losses(batch.wave, found, kind, adversarial),
                 self.model,
-                self.adversary,
+                self.discriminators,
                 batch.wave,
                 kind,
                 anew=self.compat == "reference",
@@ -199,7 +200,7 @@ class CodecTask(LightningModule):
         losses = {"mel": self.mel(wave, made.wave), "commitment": made.commitment}
         loss = self.mel_weight * losses["mel"] + self.commitment_weight * losses["commitment"]
         if adversarial:
-            losses |= self.adversary.fooling(wave, made.wave, kind)
+            losses |= self.discriminators.generator_losses(wave, made.wave, kind)
             loss = loss + losses["adversarial"] + losses["features"]
         return {"loss": loss, **losses}
 
@@ -218,7 +219,7 @@ class CodecTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Which share of the codes came, and their perplexity, over all processes."""
-        usage = Usage(self.model.size, self.model.books).to(self.device)
+        usage = Usage(self.model.size, self.model.codebooks).to(self.device)
         for codes in self._codes:
             usage.update(codes)
         utilization, perplexity = usage.compute()
@@ -228,7 +229,7 @@ class CodecTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer twice, of the codec and of the discriminators, and its scheduler for each."""
-        optimizers = [self.make_optimizer(list(part.parameters())) for part in (self.model, self.adversary)]
+        optimizers = [self.make_optimizer(list(part.parameters())) for part in (self.model, self.discriminators)]
         if self.make_scheduler is None:
             return optimizers
         return optimizers, [self.make_scheduler(optimizer) for optimizer in optimizers]

@@ -56,7 +56,7 @@ class TokenHeader:
             raise InputError(f"its model must have a printable name and a hash of 16 bytes, got {self.model!r:.60}")
 
     @classmethod
-    def of(cls, codec: Codec | SpeechTokenizer, model: str, books: int | None = None) -> Self:
+    def of(cls, codec: Codec | SpeechTokenizer, model: str, codebooks: int | None = None) -> Self:
         """Of a codec that is called so, with all of its codebooks or the first ones.
 
         Signs that cannot be printed become question marks.
@@ -64,10 +64,12 @@ class TokenHeader:
         Raises:
             InputError: the codec has not so many codebooks.
         """
-        codec.check_books(books)
+        codec.check_codebooks(codebooks)
         name = "".join(sign if sign.isprintable() else "?" for sign in model)
         name = name.encode()[:NAME_BYTES].decode(errors="ignore")
-        return cls(name, codec.model.fingerprint(), codec.rate, codec.hop, (codec.size,) * (books or codec.books))
+        return cls(
+            name, codec.model.fingerprint(), codec.rate, codec.hop, (codec.size,) * (codebooks or codec.codebooks)
+        )
 
     @property
     def hash(self) -> str:
@@ -112,9 +114,9 @@ class TokenHeader:
         Raises:
             InputError: no codec has such numbers.
         """
-        _, _, books, rate, hop, samples, weights = HEAD.unpack_from(data)
-        sizes = struct.unpack_from(f"<{books}I", data, FIXED)
-        model = data[FIXED + 4 * books + 1 :].decode(errors="replace")
+        _, _, codebooks, rate, hop, samples, weights = HEAD.unpack_from(data)
+        sizes = struct.unpack_from(f"<{codebooks}I", data, FIXED)
+        model = data[FIXED + 4 * codebooks + 1 :].decode(errors="replace")
         return cls(model, weights, rate, hop, sizes, None if samples == UNKNOWN else samples)
 
 

@@ -20,14 +20,14 @@ class Reconstruction(NamedTuple):
     """What training compares with what it was made of."""
 
     wave: Tensor  # (batch, frames * hop)
-    codes: Tensor  # (batch, frames), or (batch, frames, books)
+    codes: Tensor  # (batch, frames), or (batch, frames, codebooks)
     commitment: Tensor  # scalar
 
 
 class WavTokenizer(nn.Module):
     """A codec with one codebook, as published, or several.
 
-    Codes are (batch, time) of one codebook, (batch, time, books) of a residual quantiser.
+    Codes are (batch, time) of one codebook, (batch, time, codebooks) of a residual quantiser.
 
     Args:
         encoder: samples to latents.
@@ -57,9 +57,9 @@ class WavTokenizer(nn.Module):
         return self.quantizer.size
 
     @property
-    def books(self) -> int:
+    def codebooks(self) -> int:
         """Codebooks."""
-        return self.quantizer.books
+        return self.quantizer.codebooks
 
     @property
     def causal(self) -> bool:
@@ -109,11 +109,11 @@ class WavTokenizer(nn.Module):
         return Reconstruction(self.decoder(quantized.values, counts)[0], quantized.codes, quantized.loss)
 
     def encoding(self, chunks: int = 1) -> Chain:
-        """Streams samples (batch, time, 1) to codes (batch, codes, books), so many codes a call."""
+        """Streams samples (batch, time, 1) to codes (batch, codes, codebooks), so many codes a call."""
         return Chain(*self.encoder.parts(), ToCodes(self.quantizer), chunks=chunks)
 
     def decoding(self, chunks: int = 1) -> Chain:
-        """Streams codes (batch, time, books or fewer) to samples (batch, time, hop), so many codes a call.
+        """Streams codes (batch, time, codebooks or fewer) to samples (batch, time, hop), so many codes a call.
 
         Errors as `VocosDecoder.streaming`.
         """
@@ -149,7 +149,7 @@ class ToCodes(_Pointwise):
 
     def _changed(self, x: Tensor) -> Tensor:
         codes = self.quantizer.encode(x)
-        return codes if self.quantizer.books > 1 else codes[..., None]
+        return codes if self.quantizer.codebooks > 1 else codes[..., None]
 
 
 class FromCodes(_Pointwise):
@@ -157,4 +157,4 @@ class FromCodes(_Pointwise):
 
     def _changed(self, x: Tensor) -> Tensor:
         codes = x.long()
-        return self.quantizer.decode(codes if self.quantizer.books > 1 else codes[..., 0])
+        return self.quantizer.decode(codes if self.quantizer.codebooks > 1 else codes[..., 0])

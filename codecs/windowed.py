@@ -33,7 +33,7 @@ class Windowed:
 
     @torch.inference_mode()
     def run(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pieces (codes,), or (codes, books), -> pieces (samples,), ``hop`` for every code."""
+        """Pieces (codes,), or (codes, codebooks), -> pieces (samples,), ``hop`` for every code."""
         waiting: Tensor | None = None
         begun = False
         tail: Tensor | None = None  # (fade * hop,) of the window before

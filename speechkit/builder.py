@@ -14,11 +14,14 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 from speechkit.errors import InputError
 
 # A configuration may come from anybody: it can name classes of these packages and nothing else.
 BUILDABLE = ("asr", "tts", "waveform", "separation", "codecs", "nn", "features", "text")
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange}
+FEW = 4096  # numbers of a tensor that is made where only its size is wanted
 DIRECTIONS = ("_target_", "_convert_", "_recursive_")  # what a recipe says to Hydra, not to the class
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 100
@@ -86,8 +89,36 @@ def build_network(config: Any) -> nn.Module:
     return model
 
 
+class _WithoutNumbers(TorchFunctionMode):
+    """Large tensors are made on the device ``meta``, where an absurd size costs no memory, and not filled.
+
+    Small ones, such as windows, are computed as ever: on ``meta`` PyTorch loads its compiler for that, for seconds.
+    """
+
+    def __torch_function__(self, made: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if made in FACTORIES and _count(made, args, kwargs) > FEW:
+            kwargs = {**kwargs, "device": "meta"}
+        name = getattr(made, "__name__", "")
+        fills = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+        filled = args[0] if args else kwargs.get("tensor")
+        if fills and isinstance(filled, torch.Tensor) and filled.is_meta:
+            return filled
+        return made(*args, **kwargs)
+
+
+def _count(made: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+    """Numbers of the tensor that a function of `FACTORIES` would make."""
+    if made is torch.arange:
+        first, end, step = (*args, 1)[:3] if len(args) > 1 else (0, *args, 1)[:3]
+        return abs((end - first) / (step or 1))
+    size = kwargs.get("size", args)
+    size = size[0] if size and isinstance(size[0], Sequence) else size[:1] if made is torch.full else size
+    return math.prod(size)
+
+
 def shapes(config: Any) -> dict[str, torch.Size]:
-    """Names and shapes of a model's tensors, without making them: an absurd size costs no memory."""
+    """Names and shapes of a model's tensors, without making the large ones."""
     made = 0
 
     def count(*_: Any) -> None:
@@ -101,7 +132,7 @@ def shapes(config: Any) -> dict[str, torch.Size]:
         for register in (register_module_module_registration_hook, register_module_parameter_registration_hook)
     ]
     try:
-        with torch.device("meta"):
+        with _WithoutNumbers():
             model = build_network(config)
     finally:
         for hook in hooks:

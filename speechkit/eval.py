@@ -36,7 +36,7 @@ KINDS: dict[type, type[RecogniserEvaluation | CodecEvaluation]] = {  # by what `
 }
 COMMON: dict[str, Any] = {"out": str, "device": str | None, "threads": int | None, "limit": int | None}
 OPTIONS = COMMON | {name: hint for kind in KINDS.values() for name, hint in kind.options.items()}
-COUNTS = ("beam", "limit", "threads", "books")
+COUNTS = ("beam", "limit", "threads", "codebooks")
 console = Console()
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from speechkit.imports import librosa
 from speechkit.nn.masks import valid_mask
+from speechkit.nn.mel import mel_bank
 from speechkit.streaming.state import Chunk
 
 LOG_GUARD = 2.0**-24
@@ -83,9 +83,8 @@ class LogMel(nn.Module):
         self.stride = self.chunk = self.hop
         self.lookahead = self.after - 1
         self.first = self.after % self.hop or self.hop
-        mel = librosa("filters").mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, htk=False, norm="slaney")
         self.register_buffer("window", torch.hann_window(self.window_samples, periodic=False), persistent=False)
-        self.register_buffer("mel", torch.from_numpy(mel.T.copy()), persistent=False)
+        self.register_buffer("mel", mel_bank(sample_rate, n_fft, n_mels), persistent=False)
         self.window: Tensor
         self.mel: Tensor
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 @cache
 def librosa(module: str) -> ModuleType:
-    """`librosa.{module}`, as "filters".
+    """`librosa.{module}`, as "core.pitch".
 
     Numba compiles librosa's loops when they are first imported on a machine. Where two processes do so at once, their
     caches mix, and whoever calls such a loop later ends with a segmentation fault (numba issue 10128).

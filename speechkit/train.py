@@ -177,7 +177,7 @@ def _start(config: DictConfig, job: Any) -> Any:
     if release.tokenizer is not None:
         job.tokenizer = release.tokenizer
     if any(release.training.values()):
-        job.discriminators = release.training
+        job.published = release.training
     return build_model(release).train()
 
 

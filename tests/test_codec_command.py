@@ -38,11 +38,16 @@ Run = Callable[..., Result]
 
 
 def saved(
-    folder: Path, causal: bool = True, seed: int = 0, books: int = 1, strides: Sequence[int] = (8, 10), layers: int = 2
+    folder: Path,
+    causal: bool = True,
+    seed: int = 0,
+    codebooks: int = 1,
+    strides: Sequence[int] = (8, 10),
+    layers: int = 2,
 ) -> Path:
     """A release of a codec of 300 codes a second, or so many times as many, with random weights."""
     at = "speechkit.codecs."
-    several = {"books": books} if books > 1 else {}
+    several = {"codebooks": codebooks} if codebooks > 1 else {}
     config: dict[str, Any] = {
         "api": at + "codec.Codec",
         "model": {
@@ -73,7 +78,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for i, name in enumerate(("causal", "whole", "other")):
         saved(folder / name, name != "whole", seed=i)
-    saved(folder / "residual", books=3)
+    saved(folder / "residual", codebooks=3)
     return folder
 
 
@@ -125,24 +130,24 @@ def test_the_commands_give_what_the_codec_gives(codec: Run, models: Path, tmp_pa
     np.testing.assert_allclose(back, api.decode(expected)[0].clamp(-1, 1), atol=4e-5)
 
 
-@pytest.mark.parametrize("books", [None, 1, 2, 3])
-def test_some_of_the_codebooks_are_enough(codec: Run, models: Path, tmp_path: Path, books: int | None) -> None:
+@pytest.mark.parametrize("codebooks", [None, 1, 2, 3])
+def test_some_of_the_codebooks_are_enough(codec: Run, models: Path, tmp_path: Path, codebooks: int | None) -> None:
     audio.write(tmp_path / "a.wav", babble(1, RATE), RATE)
-    some = [] if books is None else ["--books", books]
+    some = [] if codebooks is None else ["--codebooks", codebooks]
     assert codec("encode", tmp_path / "a.wav", "-o", tmp_path / "a.skc", *some, model="residual") == (0, "", "")
     assert codec("decode", tmp_path / "a.skc", "-o", tmp_path / "b.wav", model="residual") == (0, "", "")
     api: Codec = load(models / "residual")
-    expected = api.encode(torch.from_numpy(audio.read(tmp_path / "a.wav", RATE)), books=books)
+    expected = api.encode(torch.from_numpy(audio.read(tmp_path / "a.wav", RATE)), codebooks=codebooks)
     np.testing.assert_allclose(audio.read(tmp_path / "b.wav", RATE), api.decode(expected)[0].clamp(-1, 1), atol=4e-5)
-    assert json.loads(codec("info", tmp_path / "a.skc", "--json").out)["codebooks"] == [600] * (books or 3)
+    assert json.loads(codec("info", tmp_path / "a.skc", "--json").out)["codebooks"] == [600] * (codebooks or 3)
     found = json.loads(codec("roundtrip", tmp_path / "a.wav", "--json", *some, model="residual").out)
-    assert found["bits_per_second"] == 3000 * (books or 3)
+    assert found["bits_per_second"] == 3000 * (codebooks or 3)
 
 
 def test_more_codebooks_than_there_are_cannot_be_had(codec: Run, tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", babble(1, RATE), RATE)
     for model, said in (("residual", "has 3 codebooks, not 4"), ("causal", "has 1 codebook, not 4")):
-        result = codec("encode", tmp_path / "a.wav", "-o", tmp_path / "a.skc", "--books", 4, model=model)
+        result = codec("encode", tmp_path / "a.wav", "-o", tmp_path / "a.skc", "--codebooks", 4, model=model)
         assert said in one_sentence(result)
     assert not (tmp_path / "a.skc").exists()
 

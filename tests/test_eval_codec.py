@@ -41,7 +41,7 @@ class Models(NamedTuple):
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     folder = tmp_path_factory.mktemp("models")
     return Models(
-        saved(folder / "causal"), saved(folder / "residual", books=3), tiny.release(folder / "recogniser")
+        saved(folder / "causal"), saved(folder / "residual", codebooks=3), tiny.release(folder / "recogniser")
     )  # fmt: skip
 
 
@@ -136,14 +136,14 @@ def test_the_table_has_a_column_for_every_split(
     assert said.count("sounds: there are no texts (of English words), and so no word error rate") == 1
 
 
-@pytest.mark.parametrize("books", [None, 2])
-def test_codebooks_are_counted_one_by_one(run: Run, corpus: Path, models: Models, books: int | None) -> None:
-    words = ["recogniser=null"] + ([] if books is None else [f"books={books}"])
+@pytest.mark.parametrize("codebooks", [None, 2])
+def test_codebooks_are_counted_one_by_one(run: Run, corpus: Path, models: Models, codebooks: int | None) -> None:
+    words = ["recogniser=null"] + ([] if codebooks is None else [f"codebooks={codebooks}"])
     found = run(f"data.root={corpus}", "data.test=[test]", *words, model=models.residual)
     (row,) = found["scores"]
     codec: Codec = load(models.residual)
-    codes = torch.cat([codec.encode(torch.from_numpy(wave), books=books).values[0] for wave in waves(corpus)])
-    assert codes.shape[1] == found["books"] == (books or 3)
+    codes = torch.cat([codec.encode(torch.from_numpy(wave), codebooks=codebooks).values[0] for wave in waves(corpus)])
+    assert codes.shape[1] == found["codebooks"] == (codebooks or 3)
     assert row["bits_per_second"] == pytest.approx(10 * codes.numel() / row["seconds"])
     assert row["utilization"] == pytest.approx(np.mean([len(set(column.tolist())) / 600 for column in codes.T]))
     assert (row["wer"], found["recogniser"]) == (None, None)
@@ -284,8 +284,8 @@ def test_without_the_default_recogniser_there_are_no_word_error_rates(
     [
         (["beam=2"], "beam means nothing to the evaluation of a Codec"),
         (["recipe=libritts_wavtokenizer", "trainer.max_steps=3"], "trainer.max_steps means nothing to the evaluation"),
-        (["books=2"], "this codec has 1 codebook, not 2"),
-        (["books=0"], "books must be at least 1, got 0"),
+        (["codebooks=2"], "this codec has 1 codebook, not 2"),
+        (["codebooks=0"], "codebooks must be at least 1, got 0"),
         (["utmos=nowhere.pt"], "there is no file or folder nowhere.pt"),
         (["recogniser=nowhere"], "nowhere is no file or folder here"),
         (["recogniser={model}"], "is no model for recognition but a Codec"),

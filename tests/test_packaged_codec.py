@@ -38,17 +38,17 @@ def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.M
 
 
 @needs_data
-@pytest.mark.parametrize(("books", "least"), [(1, 0.65), (2, 0.75), (8, 0.83)])
+@pytest.mark.parametrize(("codebooks", "least"), [(1, 0.65), (2, 0.75), (8, 0.83)])
 def test_real_speech_comes_back_intelligible_and_streams_to_the_same_sound(
-    codec: Codec, books: int, least: float
+    codec: Codec, codebooks: int, least: float
 ) -> None:
     stoi = pytest.importorskip("pystoi", reason="intelligibility needs pystoi: pip install 'speechkit[metrics]'").stoi
     found = []
     for file in sorted(RECORDINGS.rglob("*.flac"))[::55]:
         wave = torch.from_numpy(audio.read(file, codec.rate))
-        codes = codec.encode(wave, books=books)
+        codes = codec.encode(wave, codebooks=codebooks)
         whole = codec.decode(codes)[0]
-        streamed = torch.cat(list(codec.decode_stream(codec.encode_stream(wave.split(1234), books=books))))
+        streamed = torch.cat(list(codec.decode_stream(codec.encode_stream(wave.split(1234), codebooks=codebooks))))
         found.append(stoi(wave.numpy(), whole.numpy(), codec.rate))
         torch.testing.assert_close(streamed[: len(whole)], whole, atol=2e-4, rtol=0)
     assert np.mean(found) > least

@@ -126,8 +126,8 @@ def test_what_is_too_short_is_said(codec: Run, models: Path, tmp_path: Path, mod
 def test_a_tokenizer_has_one_codebook(codec: Run, models: Path, tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", babble(0.5))
     words = ("encode", tmp_path / "a.wav", "-o", tmp_path / "a.skc", "--model", models / "causal")
-    assert codec(*words, "--books", 1)[0] == 0
-    assert codec(*words, "--books", 2)[2] == "error: this tokenizer has 1 codebook, not 2\n"
+    assert codec(*words, "--codebooks", 1)[0] == 0
+    assert codec(*words, "--codebooks", 2)[2] == "error: this tokenizer has 1 codebook, not 2\n"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class TokenTask(TextTask):
         ctc_weight: of the CTC head's loss.
         attention_weight: of the cross entropy of the decoder that writes.
         quantizer_weight: of the quantiser's own loss: commitment to a codebook, or the spread of numbers over levels.
-        continuous_steps: steps, the first ones, in which the listener has the encoder's vectors as they are.
+        quantization_start: steps, the first ones, in which the listener has the encoder's vectors as they are.
         smoothing: of the decoder's targets.
         flat_start: steps over which the CTC head's loss comes from equal alignments, see `RecognitionTask`.
         spec_augment: masks features (batch, frames, mels) given their lengths, in training.
@@ -55,7 +55,7 @@ class TokenTask(TextTask):
         ctc_weight: float = 0.3,
         attention_weight: float = 0.7,
         quantizer_weight: float = 100.0,
-        continuous_steps: int = 0,
+        quantization_start: int = 0,
         smoothing: float = 0.1,
         flat_start: int = 0,
         spec_augment: nn.Module | None = None,
@@ -68,7 +68,7 @@ class TokenTask(TextTask):
         if not any(self.weights[name] for name in listener.decoders):
             raise InputError(f"no weight is left for what the listener has: {', '.join(listener.decoders)}")
         self.model, self.listener = model, listener
-        self.smoothing, self.continuous_steps, self.flat_start = smoothing, continuous_steps, flat_start
+        self.smoothing, self.quantization_start, self.flat_start = smoothing, quantization_start, flat_start
         self.spec_augment = spec_augment
         self._codes: list[Tensor] = []  # no buffer: DDP would overwrite every process's with the first one's
 
@@ -84,7 +84,7 @@ class TokenTask(TextTask):
             features = self.spec_augment(features, lengths)
         vectors, counts = self.model.encoder(features, lengths)
         tokens = self.model.rounded(vectors, counts)
-        if self.training and self.global_step < self.continuous_steps:
+        if self.training and self.global_step < self.quantization_start:
             tokens = tokens._replace(values=vectors + 0.0 * tokens.values)  # DDP waits for every weight's gradient
         return tokens, counts
 

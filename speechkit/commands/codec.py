@@ -34,7 +34,7 @@ def encode(
         str, typer.Option("--output", "-o", help="Token file (.skc), - for standard output, or a folder for several.")
     ],
     model: Model = None,
-    books: Books = None,
+    codebooks: Books = None,
     raw_rate: RawRate = None,
     threads: Threads = 1,
 ) -> None:
@@ -49,7 +49,7 @@ def encode(
         from speechkit.commands.loading import use_threads
     recordings, targets, refused = token_files.planned(files, output)
     use_threads(threads)
-    named = coding.load_coder(model, books)
+    named = coding.load_coder(model, codebooks)
     failed = [_complain(sentence) for sentence in refused]
     for recording, target in zip(recordings, targets, strict=True):
         try:
@@ -103,7 +103,7 @@ def info(
 def roundtrip(
     files: Files,
     model: Model = None,
-    books: Books = None,
+    codebooks: Books = None,
     raw_rate: RawRate = None,
     threads: Threads = 1,
     json: Json = False,
@@ -118,7 +118,7 @@ def roundtrip(
         from speechkit.commands.roundtrip import Report
     recordings, refused = sources.expand(files)
     use_threads(threads)
-    report = Report(coding.load(model, books))
+    report = Report(coding.load(model, codebooks))
     failed = [_complain(sentence) for sentence in refused]
     for recording in recordings:
         try:

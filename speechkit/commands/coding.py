@@ -38,7 +38,7 @@ class Named(NamedTuple, Generic[CoderT]):
     header: TokenHeader
 
 
-def load(model: str | None, books: int | None = None) -> Named[Codec]:
+def load(model: str | None, codebooks: int | None = None) -> Named[Codec]:
     """The codec of a release folder, a .ckpt file or a hub id, or what comes along, and the header of its tokens.
 
     So many codebooks are in them, or all.
@@ -46,7 +46,7 @@ def load(model: str | None, books: int | None = None) -> Named[Codec]:
     Raises:
         InputError: there is none, it cannot be used, gives no sound back, or has not so many codebooks.
     """
-    codec, header = load_coder(model, books)
+    codec, header = load_coder(model, codebooks)
     if not isinstance(codec, Codec):
         raise InputError(
             f"no sound comes back from the tokens of {model}, a speech tokenizer: they are for other models"
@@ -54,7 +54,7 @@ def load(model: str | None, books: int | None = None) -> Named[Codec]:
     return Named(codec, header)
 
 
-def load_coder(model: str | None, books: int | None = None) -> Named[Coder]:
+def load_coder(model: str | None, codebooks: int | None = None) -> Named[Coder]:
     """As `load`, or a speech tokenizer, which gives tokens and no sound back.
 
     Raises:
@@ -64,7 +64,7 @@ def load_coder(model: str | None, books: int | None = None) -> Named[Coder]:
     found = hub.load(model)
     if not isinstance(found, Codec | SpeechTokenizer):
         raise InputError(f"{model} is no codec, which turns sound to tokens and back, but a {type(found).__name__}")
-    return Named(found, TokenHeader.of(found, model_name(model), books))
+    return Named(found, TokenHeader.of(found, model_name(model), codebooks))
 
 
 def described(named: Named[Coder]) -> dict[str, object]:
@@ -121,10 +121,10 @@ def _large(codec: Codec, target: Path | None) -> Codec:
     return codec if target is None else codec.in_large_calls()
 
 
-def _codes(codec: Coder, pieces: Iterator[Tensor], books: int) -> Iterator[Tensor]:
+def _codes(codec: Coder, pieces: Iterator[Tensor], codebooks: int) -> Iterator[Tensor]:
     """Of pieces (samples,) as they come; a tokenizer that does not stream waits for all of them."""
     if isinstance(codec, Codec) or codec.streams:
-        yield from codec.encode_stream(pieces, books)
+        yield from codec.encode_stream(pieces, codebooks)
         return
     wave = torch.cat([torch.zeros(0), *pieces])
     if len(wave) >= codec.hop // codec.model.encoder.stride:
@@ -154,7 +154,7 @@ def decode(reader: TokenReader, target: Path | None, named: Named[Codec]) -> Non
 def trimmed(codec: Codec, reader: TokenReader) -> Iterator[np.ndarray]:
     """Pieces (samples,) of what tokens sound like, together as long as what was encoded."""
     held, given = np.zeros(0, np.float32), 0
-    blocks = (block if codec.books > 1 else block[:, 0] for block in reader.blocks())
+    blocks = (block if codec.codebooks > 1 else block[:, 0] for block in reader.blocks())
     for piece in codec.decode_stream(torch.from_numpy(block) for block in blocks):
         held = np.concatenate([held, piece.numpy()])
         ready = max(0, len(held) - codec.hop)  # what is too long is less than a hop

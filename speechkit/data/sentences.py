@@ -11,7 +11,7 @@ WORDS = {
     "person": "teacher doctor farmer captain painter driver singer brother sister uncle",
     "animal": "dog cat rabbit parrot donkey tiger",
     "thing": "table window lamp basket camera mirror ladder blanket pencil hammer guitar bicycle box",
-    "things": "apples bottles letters books tickets candles lemons potatoes chairs spoons",
+    "things": "apples bottles letters codebooks tickets candles lemons potatoes chairs spoons",
     "food": "bread cheese butter coffee honey soup",
     "colour": "green yellow purple silver black brown",
     "quality": "old little heavy broken empty dusty",

@@ -40,13 +40,13 @@ class CodecEvaluation:
         recogniser: name of a model that hears originals and reconstructions, where there are texts; ``default`` is the
             one that comes along, None leaves word error rates out.
         utmos: see `metrics.utmos.load`; None leaves it out.
-        books: of a codec with several codebooks, the first ones alone.
+        codebooks: of a codec with several codebooks, the first ones alone.
 
     Raises:
         InputError: there is no such model, or the codec has not so many codebooks.
     """
 
-    options: ClassVar[Mapping[str, Any]] = {"recogniser": str | None, "utmos": str | None, "books": int | None}
+    options: ClassVar[Mapping[str, Any]] = {"recogniser": str | None, "utmos": str | None, "codebooks": int | None}
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class CodecEvaluation:
         device: str,
         recogniser: str | None = PACKAGED,
         utmos: str | None = None,
-        books: int | None = None,
+        codebooks: int | None = None,
     ) -> None:
-        model.check_books(books)
-        self.model, self.books = model, books or model.books
+        model.check_codebooks(codebooks)
+        self.model, self.codebooks = model, codebooks or model.codebooks
         self.recogniser = _recogniser(recogniser, device)
         self.utmos = None if utmos is None else naturalness.load(utmos, device)
         self.names = {"recogniser": None if self.recogniser is None else recogniser, "utmos": utmos}
@@ -70,7 +70,7 @@ class CodecEvaluation:
 
     def about(self) -> dict[str, Any]:
         """The models that listened, and how many codebooks were used."""
-        return {**self.names, "books": self.books}
+        return {**self.names, "codebooks": self.codebooks}
 
     def scored(self, data: SpeechDataModule, split: str, limit: int | None) -> Iterator[list[CodecScore]]:
         """The score of a split; Ctrl-C gives that of the recordings before it. Raises as `data.recordings`."""
@@ -79,7 +79,7 @@ class CodecEvaluation:
         chosen = found[:limit]
         if self.recogniser is not None and not any(map(_words, chosen)):
             log.info("%s: there are no texts (of English words), and so no word error rate", split)
-        tally = Tally(split, self.model.size, self.books)
+        tally = Tally(split, self.model.size, self.codebooks)
         shown = Console(stderr=True)
         try:
             for one in track(chosen, escape(split), console=shown, transient=True, disable=not sys.stderr.isatty()):
@@ -100,7 +100,7 @@ class CodecEvaluation:
     def _heard(self, utterance: Utterance) -> tuple[Heard, RoundTrip]:
         """What is measured on a recording, which is decoded while the recogniser asks for more of it."""
         codec = self.model
-        trip = RoundTrip(codec, utterance.pieces(codec.rate, PIECE_S), self.books, WHOLE_S)
+        trip = RoundTrip(codec, utterance.pieces(codec.rate, PIECE_S), self.codebooks, WHOLE_S)
         parts, natural = [], []
 
         def back() -> Iterator[np.ndarray]:

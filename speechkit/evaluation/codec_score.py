@@ -75,11 +75,11 @@ class Tally:
     Args:
         split: they are of it.
         size: codes of a codebook.
-        books: codebooks.
+        codebooks: codebooks.
     """
 
-    def __init__(self, split: str, size: int, books: int = 1) -> None:
-        self.split, self.usage = split, Usage(size, books)
+    def __init__(self, split: str, size: int, codebooks: int = 1) -> None:
+        self.split, self.usage = split, Usage(size, codebooks)
         self.heard: list[Heard] = []
 
     def add(self, heard: Heard, trip: RoundTrip) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechkit.imports import librosa
+from speechkit.nn.mel import mel_bank
 
 N_FFT, HOP, MELS = 1024, 256, 100  # as WavTokenizer's own loss
 FLOOR = 1e-5  # of a magnitude whose logarithm is taken
@@ -49,7 +49,7 @@ def _log_mels(estimate: np.ndarray, reference: np.ndarray, rate: int) -> Tensor:
     """(2, bands, frames)."""
     if estimate.shape != reference.shape or not estimate.size:
         raise ValueError(f"two waves of one length are compared, got {estimate.shape} and {reference.shape}")
-    filters = torch.from_numpy(librosa("filters").mel(sr=rate, n_fft=N_FFT, n_mels=MELS, htk=True, norm=None))
+    filters = mel_bank(rate, N_FFT, MELS, htk=True, area=False).T
     waves = torch.from_numpy(np.stack([estimate, reference]).astype(np.float32))
     padded = torch.nn.functional.pad(waves, (N_FFT // 2, N_FFT // 2))
     spectrum = torch.stft(padded, N_FFT, HOP, window=torch.hann_window(N_FFT), center=False, return_complex=True)

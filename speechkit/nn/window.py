@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from speechkit.nn.masks import complete
 from speechkit.streaming.state import Chunk
 
-MODES = ("reflect", "zeros")
+MODES = ("reflect", "zeros", "replicate")
 
 
 class WindowState(NamedTuple):
@@ -32,9 +32,9 @@ class Window:
         stride: inputs between windows.
         dilation: inputs between taps.
         causal: all padding lies before the sequence.
-        mode: what is outside: ``reflect`` or ``zeros``.
-        lookahead: inputs after the first of its own stride that a window sees; None: as many as the padding leaves. Of
-            zeros alone.
+        mode: what is outside: ``reflect``, ``zeros``, or ``replicate`` for the nearest input.
+        lookahead: inputs after the first of its own stride that a window sees; None: as many as the padding leaves. Not
+            where they are reflected.
 
     Attributes:
         left: inputs before a window's own that it sees; window ``m`` begins at ``m * stride - left``.
@@ -55,9 +55,9 @@ class Window:
         total = self.span - stride
         if total < 0:
             raise ValueError(f"a convolution that skips inputs cannot be padded: kernel {kernel}, stride {stride}")
-        if lookahead is not None and (mode != "zeros" or not 0 <= lookahead < self.span):
+        if lookahead is not None and (mode == "reflect" or not 0 <= lookahead < self.span):
             raise ValueError(
-                f"windows among zeros can see 0 to {self.span - 1} inputs ahead, got {lookahead} and {mode}"
+                f"windows that reflect nothing can see 0 to {self.span - 1} inputs ahead, got {lookahead} and {mode}"
             )
         self.left = total if causal else total - total // 2
         if lookahead is not None:
@@ -80,6 +80,8 @@ class Window:
         if self.mode == "zeros" or self.span == self.stride:
             windows = (time + self.stride - 1) // self.stride
             return F.pad(x, (self.left, (windows - 1) * self.stride + self.span - self.left - time))
+        if self.mode == "replicate":
+            return self._replicated(F.pad(x, (0, int(not time))), lengths)
         if complete(lengths, time) and time > self.left:
             windows = (time + self.stride - 1) // self.stride
             rest = (windows - 1) * self.stride + self.span - self.left - time
@@ -96,6 +98,12 @@ class Window:
         index = self._inside(behind, lengths)[:, None].expand(-1, x.shape[1], -1)
         values = x.gather(-1, index.clamp(0, x.shape[-1] - 1)) * (index >= 0)
         return seen.scatter_(-1, (behind + self.left)[:, None].expand(-1, x.shape[1], -1), values)
+
+    def _replicated(self, x: Tensor, lengths: Tensor) -> Tensor:
+        windows = (x.shape[-1] + self.stride - 1) // self.stride
+        seen = torch.arange((windows - 1) * self.stride + self.span, device=x.device) - self.left
+        index = self._inside(seen.expand(x.shape[0], -1), lengths)
+        return _gathered(x, index) * (index >= 0)[:, None]
 
     def init_state(self, like: Tensor, batch: int, dim: int) -> WindowState:
         """State of `batch` streams that have not begun, of the type and on the device of a tensor."""
@@ -157,6 +165,8 @@ class Window:
         length = lengths[:, None]
         if self.mode == "zeros":
             return torch.where((position >= 0) & (position < length), position, -1)
+        if self.mode == "replicate":
+            return torch.minimum(position.clamp(min=0), length - 1)
         lacking = self.counts(length) * self.stride - length
         end = torch.maximum(length, torch.clamp(self.right + lacking, min=self.left) + 1) - 1
         mirrored = end - (end - position.abs()).abs()

@@ -21,13 +21,13 @@ class CodeStream(OnnxStream):
     """A stream of codes, of all codebooks or the first ones."""
 
     def step(self, x: Chunk, state: Any) -> tuple[Chunk, Any]:
-        """(batch, time, books or fewer) -> (batch, time, hop)."""
+        """(batch, time, codebooks or fewer) -> (batch, time, hop)."""
         return super().step(x._replace(values=completed(x.values, self.interface.dim)), state)
 
 
-def completed(codes: Tensor, books: int) -> Tensor:
-    """(batch, time, books or fewer) -> (batch, time, books)."""
-    return nn.functional.pad(codes, (0, books - codes.shape[-1]), value=ABSENT)
+def completed(codes: Tensor, codebooks: int) -> Tensor:
+    """(batch, time, codebooks or fewer) -> (batch, time, codebooks)."""
+    return nn.functional.pad(codes, (0, codebooks - codes.shape[-1]), value=ABSENT)
 
 
 class OnnxCodec(nn.Module):
@@ -46,7 +46,7 @@ class OnnxCodec(nn.Module):
         super().__init__()
         self.folder, self._options = folder, (threads, tuple(providers))
         self.rate, self.hop = whole("rate", meta["rate"], 1), whole("hop", meta["hop"], 1)
-        self.size, self.books = whole("size", meta["size"], 2), whole("books", meta["books"], 1)
+        self.size, self.codebooks = whole("size", meta["size"], 2), whole("codebooks", meta["codebooks"], 1)
         self.causal = "decoder" in meta["streams"]
         self._weights = weights_hash(meta)
         self._files = {name: there(folder, meta["graphs"][name]) for name in ("encoder", "decoder")}
@@ -55,7 +55,7 @@ class OnnxCodec(nn.Module):
             for name, about in meta["streams"].items()
         }
         dims = {name: (stream.dim, stream.stride) for name, (_, stream) in self._streams.items()}
-        if dims != {"encoder": (1, self.hop)} | ({"decoder": (self.books, 1)} if self.causal else {}):
+        if dims != {"encoder": (1, self.hop)} | ({"decoder": (self.codebooks, 1)} if self.causal else {}):
             raise ValueError(f"its streams must be of its samples and codes, got {dims!r:.100}")
 
     @property
@@ -84,22 +84,22 @@ class OnnxCodec(nn.Module):
         return CodeStream(*self._streams["decoder"], *self._options)
 
     def encode(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples), (batch,) -> codes (batch, time) or (batch, time, books), (batch,)."""
+        """(batch, samples), (batch,) -> codes (batch, time) or (batch, time, codebooks), (batch,)."""
         codes, counts = self._encoder(wave.float(), lengths)
-        return codes if self.books > 1 else codes[..., 0], counts
+        return codes if self.codebooks > 1 else codes[..., 0], counts
 
     def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Codes, of the first codebooks alone or of all, (batch,) -> (batch, codes * hop), (batch,) samples."""
-        columns = completed(codes if self.books > 1 else codes[..., None], self.books)
+        columns = completed(codes if self.codebooks > 1 else codes[..., None], self.codebooks)
         wave, samples = self._decoder(columns, lengths)
         return wave, samples
 
     def encoding(self, chunks: int = 1) -> OnnxStream:
-        """Streams samples (batch, time, 1) to codes (batch, codes, books), as many a call as were exported."""
+        """Streams samples (batch, time, 1) to codes (batch, codes, codebooks), as many a call as were exported."""
         return self._encoding
 
     def decoding(self, chunks: int = 1) -> OnnxStream:
-        """Streams codes (batch, time, books or fewer) to samples (batch, time, hop), as many a call as were exported.
+        """Streams codes (batch, time, codebooks or fewer) to samples (batch, time, hop), as many a call as exported.
 
         Raises:
             InputError: the codec is not causal.

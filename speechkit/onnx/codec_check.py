@@ -41,7 +41,7 @@ def check_networks(model: WavTokenizer, exported: CodecModel, precision: str, sa
     if model.causal:
 
         def draw(count: int) -> Tensor:
-            return torch.randint(model.size, (ROWS, count, model.books))
+            return torch.randint(model.size, (ROWS, count, model.codebooks))
 
         decoders["decoder_stream"] = chained(model.decoding(chunks), exported.decoding(), draw=draw)
     found = [
@@ -57,7 +57,7 @@ def check_networks(model: WavTokenizer, exported: CodecModel, precision: str, sa
 
 
 def _encoded(model: WavTokenizer, exported: CodecModel) -> Pairs:
-    """Latents of the one and codes (time, books) of the other, of batches with rows of different lengths."""
+    """Latents of the one and codes (time, codebooks) of the other, of batches with rows of different lengths."""
     pairs = []
     for count in LENGTHS:
         longest = count * model.hop - model.hop // 2  # the last code is not full
@@ -66,7 +66,7 @@ def _encoded(model: WavTokenizer, exported: CodecModel) -> Pairs:
         latents, ours = model.encoder(wave, lengths)
         codes, theirs = exported.encode(wave, lengths)
         check_counts(ours, theirs)
-        codes = codes if model.books > 1 else codes[..., None]
+        codes = codes if model.codebooks > 1 else codes[..., None]
         pairs += [(latents[row, :n], codes[row, :n]) for row, n in enumerate(ours.tolist())]
     return pairs
 
@@ -76,8 +76,8 @@ def _decoded(model: WavTokenizer, exported: CodecModel) -> Pairs:
     pairs = []
     for count in LENGTHS:
         lengths = torch.tensor([count, count // 2 + 1, 1])
-        codes = torch.randint(model.size, (len(lengths), count, model.books))
-        codes = codes if model.books > 1 else codes[..., 0]
+        codes = torch.randint(model.size, (len(lengths), count, model.codebooks))
+        codes = codes if model.codebooks > 1 else codes[..., 0]
         (ours, samples), (theirs, others) = model.decode(codes, lengths), exported.decode(codes, lengths)
         check_counts(samples, others)
         pairs.append((ours, theirs))
@@ -100,7 +100,7 @@ def _check_levels(precision: str, decoders: Mapping[str, Pairs], say: Say) -> No
 class Trip(NamedTuple):
     """What comes of a recording."""
 
-    codes: Tensor  # (codes,) or (codes, books)
+    codes: Tensor  # (codes,) or (codes, codebooks)
     samples: int
     mel_distance: float  # between what comes back and the recording, nepers
 

@@ -20,13 +20,13 @@ from speechkit.streaming.export import EXAMPLE_ROWS, export_function, export_str
 
 
 class FromColumns(FromCodes):
-    """Codes (batch, time, books) to latents; a code under 0 adds nothing, so that one graph takes fewer codebooks."""
+    """Codes (batch, time, codebooks) to latents; a code under 0 adds nothing, so one graph takes fewer codebooks."""
 
     def _changed(self, x: Tensor) -> Tensor:
         return self.latents(x)
 
     def latents(self, x: Tensor) -> Tensor:
-        """(batch, time, books) -> (batch, time, dim)."""
+        """(batch, time, codebooks) -> (batch, time, dim)."""
         parts = zip(layers(self.quantizer), x.long().unbind(-1), strict=True)
         return torch.stack([layer.decode(code.clamp(min=0)) * (code >= 0)[..., None] for layer, code in parts]).sum(0)
 
@@ -39,9 +39,9 @@ class WholeEncoder(nn.Module):
         self.model = model
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples), (batch,) -> (batch, codes, books), (batch,)."""
+        """(batch, samples), (batch,) -> (batch, codes, codebooks), (batch,)."""
         codes, counts = self.model.encode(wave, lengths)
-        return codes if self.model.books > 1 else codes[..., None], counts
+        return codes if self.model.codebooks > 1 else codes[..., None], counts
 
 
 class WholeDecoder(nn.Module):
@@ -52,7 +52,7 @@ class WholeDecoder(nn.Module):
         self.columns, self.decoder = FromColumns(model.quantizer), model.decoder
 
     def forward(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, codes, books), (batch,) -> (batch, codes * hop), (batch,) samples."""
+        """(batch, codes, codebooks), (batch,) -> (batch, codes * hop), (batch,) samples."""
         wave, samples = self.decoder(self.columns.latents(codes), lengths)
         return wave, samples
 
@@ -85,9 +85,9 @@ class CodecExport(Export):
         streams: dict[str, tuple[Chain, int, int | None]] = {"encoder": (model.encoding(self.chunks), 1, None)}
         if model.causal:
             parts = Chain(FromColumns(model.quantizer), *model.decoder.streaming(), chunks=self.chunks)
-            streams["decoder"] = (parts, model.books, model.size)
+            streams["decoder"] = (parts, model.codebooks, model.size)
         meta: dict[str, Any] = described("codec") | {
-            "rate": model.rate, "hop": model.hop, "size": model.size, "books": model.books,
+            "rate": model.rate, "hop": model.hop, "size": model.size, "codebooks": model.codebooks,
             "weights": model.fingerprint().hex(),
             "graphs": {"encoder": "encoder.onnx", "decoder": "decoder.onnx"}, "streams": {},
         }  # fmt: skip
@@ -106,7 +106,7 @@ class CodecExport(Export):
             ["wave", "lengths"], ["codes", "code_lengths"], {"wave": ("batch", "samples")},
         )  # fmt: skip
         export_function(
-            WholeDecoder(model), (torch.randint(model.size, (rows, codes, model.books)), lengths),
+            WholeDecoder(model), (torch.randint(model.size, (rows, codes, model.codebooks)), lengths),
             folder / "decoder.onnx", ["codes", "lengths"], ["wave", "wave_lengths"], {"codes": ("batch", "time")},
         )  # fmt: skip
 

@@ -23,7 +23,7 @@ def distances(quantizer: Quantizer, what: str, latents: Tensor, codes: Tensor) -
         quantizer: of the model.
         what: was compared.
         latents: (count, dim) of the model.
-        codes: (count, books) of the export.
+        codes: (count, codebooks) of the export.
     """
     if isinstance(quantizer, FiniteScalarQuantizer):
         farther = _beyond(quantizer, latents, codes)

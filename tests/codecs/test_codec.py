@@ -25,13 +25,13 @@ def pieces(x: Tensor, largest: int) -> list[Tensor]:
 
 @pytest.fixture(params=[(False, 1), (True, 1), (True, 3)], ids=["as published", "causal", "several codebooks"])
 def codec(request: pytest.FixtureRequest) -> Codec:
-    causal, books = request.param
-    return Codec(tiny.codec(causal, books=books))
+    causal, codebooks = request.param
+    return Codec(tiny.codec(causal, codebooks=codebooks))
 
 
 def columns(codec: Codec, codes: Tensor) -> Tensor:
     """(time,) -> the same code of every codebook."""
-    return codes if codec.books == 1 else codes[:, None].repeat(1, codec.books)
+    return codes if codec.codebooks == 1 else codes[:, None].repeat(1, codec.codebooks)
 
 
 def test_a_batch_gives_what_each_gives_alone(codec: Codec) -> None:
@@ -60,35 +60,35 @@ def test_pieces_give_the_codes_of_the_whole(codec: Codec, count: int) -> None:
 
 @pytest.mark.parametrize("shape", [(301,), (301, 1), (301, 2), (301, 3)])
 def test_pieces_of_a_causal_codec_give_the_samples_of_the_whole(shape: tuple[int, ...]) -> None:
-    codec = Codec(tiny.codec(causal=True, books=1 if len(shape) == 1 else 3))
+    codec = Codec(tiny.codec(causal=True, codebooks=1 if len(shape) == 1 else 3))
     codes = torch.randint(codec.size, shape)
     found = list(codec.decode_stream(pieces(codes, 9)))
     torch.testing.assert_close(torch.cat(found), codec.decode(codes)[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("books", [1, 2])
-def test_some_of_the_codebooks_give_what_the_first_columns_give(books: int) -> None:
-    codec = Codec(tiny.codec(causal=True, books=3))
+@pytest.mark.parametrize("codebooks", [1, 2])
+def test_some_of_the_codebooks_give_what_the_first_columns_give(codebooks: int) -> None:
+    codec = Codec(tiny.codec(causal=True, codebooks=3))
     torch.manual_seed(3)
     wave = torch.randn(100)
-    all_, some = codec.encode(wave), codec.encode(wave, books=books)
+    all_, some = codec.encode(wave), codec.encode(wave, codebooks=codebooks)
     assert all_.values.shape == (1, 17, 3)
-    assert torch.equal(some.values, all_.values[..., :books])
-    assert torch.equal(torch.cat(list(codec.encode_stream(pieces(wave, 30), books))), some.values[0])
+    assert torch.equal(some.values, all_.values[..., :codebooks])
+    assert torch.equal(torch.cat(list(codec.encode_stream(pieces(wave, 30), codebooks))), some.values[0])
     assert codec.decode(some).shape == (1, 100)
     assert not torch.allclose(codec.decode(some), codec.decode(all_))
 
 
-@pytest.mark.parametrize(("books", "of"), [(0, 3), (4, 3), (2, 1)])
-def test_more_codebooks_than_there_are_cannot_be_had(books: int, of: int) -> None:
-    codec = Codec(tiny.codec(causal=True, books=of))
-    with pytest.raises(InputError, match=rf"has {of} codebooks?, not {books}"):
-        codec.encode(torch.randn(100), books=books)
+@pytest.mark.parametrize(("codebooks", "of"), [(0, 3), (4, 3), (2, 1)])
+def test_more_codebooks_than_there_are_cannot_be_had(codebooks: int, of: int) -> None:
+    codec = Codec(tiny.codec(causal=True, codebooks=of))
+    with pytest.raises(InputError, match=rf"has {of} codebooks?, not {codebooks}"):
+        codec.encode(torch.randn(100), codebooks=codebooks)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 5), (1, 4, 5, 2)])
 def test_codes_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    codec = Codec(tiny.codec(causal=True, books=3))
+    codec = Codec(tiny.codec(causal=True, codebooks=3))
     with pytest.raises(InputError, match=r"codes must be \(batch, time, 1 to 3\)"):
         codec.decode(torch.zeros(shape, dtype=torch.int64))
 
@@ -205,7 +205,7 @@ def test_a_call_takes_a_code_at_least() -> None:
 
 def long_codec(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> tuple[Codec, list[int]]:
     """Of ten codes a second, and how many codes or samples its model took at once in calls for the whole."""
-    model, taken = tiny.codec(codec.causal, rate=60, books=codec.books), []
+    model, taken = tiny.codec(codec.causal, rate=60, codebooks=codec.codebooks), []
 
     def watched(plain: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
         def call(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -180,9 +180,9 @@ def test_what_is_no_token_file_is_said(data: bytes, sentence: str) -> None:
 
 
 def forged_header(
-    books: int = 1, rate: int = 24_000, hop: int = HOP, samples: int = UNKNOWN, sizes: Sequence[int] = (5,)
+    codebooks: int = 1, rate: int = 24_000, hop: int = HOP, samples: int = UNKNOWN, sizes: Sequence[int] = (5,)
 ) -> bytes:
-    head = HEAD.pack(MAGIC, 1, books, rate, hop, samples, bytes(16))
+    head = HEAD.pack(MAGIC, 1, codebooks, rate, hop, samples, bytes(16))
     return head + struct.pack(f"<{len(sizes)}I", *sizes) + b"\x01a"
 
 

@@ -53,9 +53,11 @@ class Folders(NamedTuple):
 
 @pytest.fixture(scope="module", params=[(False, 1), (True, 3)], ids=["as published", "causal, three codebooks"])
 def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    causal, books = request.param
+    causal, codebooks = request.param
     top = tmp_path_factory.mktemp("exports")
-    release = saved(top / "release", causal, books=books, strides=[HOP], layers=1)  # large graphs take long to make
+    release = saved(
+        top / "release", causal, codebooks=codebooks, strides=[HOP], layers=1
+    )  # large graphs take long to make
     said: list[str] = []
     recordings = [("babble", [torch.from_numpy(recogniser.babble(1))], ["ab"])]
     export = CodecExport(speechkit.load(release), recordings, CHUNKS)
@@ -92,7 +94,7 @@ def test_an_export_says_what_the_codec_says_of_itself(folders: Folders) -> None:
     ours = folders.load("release")
     for precision, place in folders.places.items():
         theirs = folders.load(precision)
-        for name in ("rate", "hop", "size", "books", "causal"):
+        for name in ("rate", "hop", "size", "codebooks", "causal"):
             assert getattr(theirs, name) == getattr(ours, name)
         for name in ("codes_per_call", "encoding_latency_s", "decoding_latency_s"):
             assert getattr(theirs, name) == getattr(Codec(ours.model, CHUNKS), name)
@@ -128,11 +130,11 @@ def test_pieces_give_what_the_whole_gives(folders: Folders, precision: str, tole
 
 def test_some_of_the_codebooks_can_be_decoded(folders: Folders) -> None:
     ours, theirs = folders.load("release"), folders.load()
-    books = min(2, ours.books)
+    codebooks = min(2, ours.codebooks)
     torch.manual_seed(3)
     wave = torch.randn(2, 10 * HOP)
-    codes = ours.encode(wave, books=books)
-    assert torch.equal(theirs.encode(wave, books=books).values, codes.values)
+    codes = ours.encode(wave, codebooks=codebooks)
+    assert torch.equal(theirs.encode(wave, codebooks=codebooks).values, codes.values)
     torch.testing.assert_close(theirs.decode(codes), ours.decode(codes), atol=SINGLE, rtol=SINGLE)
     expected = joined(ours.decode_stream(cut(codes.values[0], 5)))
     found = joined(theirs.decode_stream(cut(codes.values[0], 5)))
@@ -145,7 +147,7 @@ def test_a_loaded_exports_streams_keep_the_contract(check: Callable[[Case], None
 
     def encode(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         codes, counts = ours.model.encode(x[..., 0].float(), lengths)
-        return codes if ours.books > 1 else codes[..., None], counts
+        return codes if ours.codebooks > 1 else codes[..., None], counts
 
     def decode(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         wave, _ = ours.model.decode(x.long(), lengths)
@@ -155,7 +157,7 @@ def test_a_loaded_exports_streams_keep_the_contract(check: Callable[[Case], None
     torch.manual_seed(0)
     check(Case(theirs.model.encoding(), encode, dim=1, longest=12 * HOP, tolerance=0))
     if ours.causal:
-        case = Case(theirs.model.decoding(), decode, ours.books, longest=60, tolerance=SINGLE, codes=ours.size)
+        case = Case(theirs.model.decoding(), decode, ours.codebooks, longest=60, tolerance=SINGLE, codes=ours.size)
         check(case)
     else:
         with pytest.raises(InputError, match="hears all latents at once"):
@@ -194,7 +196,11 @@ def test_weights_lie_once_beside_graphs_with_plain_names(folders: Folders) -> No
     ), "the graphs themselves are small"
     for name, given, taken in (
         ("encoder", {"wave": ["batch", "samples"], "lengths": ["batch"]}, ["codes", "code_lengths"]),
-        ("decoder", {"codes": ["batch", "time", folders.load().books], "lengths": ["batch"]}, ["wave", "wave_lengths"]),
+        (
+            "decoder",
+            {"codes": ["batch", "time", folders.load().codebooks], "lengths": ["batch"]},
+            ["wave", "wave_lengths"],
+        ),
     ):
         graph = onnx.load(place / f"{name}.onnx", load_external_data=False).graph
         axes = {x.name: [d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim] for x in graph.input}
@@ -309,7 +315,7 @@ def put(folder: Path, path: Sequence[str], value: Any) -> None:
         (lambda folder: put(folder, ["kind"], ["codec"]), "is of kind"),
         (lambda folder: put(folder, ["kind"], "recognizer"), "describes no recogniser"),
         (lambda folder: put(folder, ["hop"], 0), "hop must be a whole number"),
-        (lambda folder: put(folder, ["books"], "3"), "books must be a whole number"),
+        (lambda folder: put(folder, ["codebooks"], "3"), "codebooks must be a whole number"),
         (lambda folder: put(folder, ["weights"], "00"), "hash must be 16 bytes"),
         (lambda folder: put(folder, ["weights"], "no digits"), "describes no codec"),
         (lambda folder: put(folder, ["weights"], None), "describes no codec"),

@@ -39,13 +39,13 @@ def test_what_is_masked_teaches_nothing() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 6, 4)
     mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
-    books = []
+    codebooks = []
     for fill in (0.0, 100.0):
         torch.manual_seed(1)
         quantizer = vector(threshold=0.0).train()
         found = quantizer(torch.where(mask[..., None], x, torch.tensor(fill)), mask)
-        books.append((quantizer.codebook.embed.clone(), found.loss))
-    torch.testing.assert_close(books[0], books[1])
+        codebooks.append((quantizer.codebook.embed.clone(), found.loss))
+    torch.testing.assert_close(codebooks[0], codebooks[1])
 
 
 @pytest.mark.parametrize(("dead_code", "revived"), [("fixed", True), ("reference", False)])
@@ -90,7 +90,7 @@ def test_a_codebook_begins_again_where_its_state_is_put_back() -> None:
 
 def test_residual_layers_come_nearer_and_nearer() -> None:
     torch.manual_seed(0)
-    quantizer = ResidualQuantizer(vector(32, 4).codebook, books=3).train()
+    quantizer = ResidualQuantizer(vector(32, 4).codebook, codebooks=3).train()
     x = torch.randn(4, 100, 4)
     for _ in range(30):
         quantizer(x)
@@ -103,7 +103,7 @@ def test_residual_layers_come_nearer_and_nearer() -> None:
 
 
 def test_some_rows_of_a_batch_are_decoded_from_their_first_codes_alone() -> None:
-    quantizer = ResidualQuantizer(vector(32, 4).codebook, books=3, fewer=0.5).train()
+    quantizer = ResidualQuantizer(vector(32, 4).codebook, codebooks=3, dropout=0.5).train()
     quantizer(torch.randn(4, 100, 4))
     made = quantizer(x := torch.randn(200, 4, 4))
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_some_rows_of_a_batch_are_decoded_from_their_first_codes_alone() -> None
 
 def test_a_residual_quantiser_has_several_codebooks() -> None:
     with pytest.raises(ValueError, match="from 2 to 64 codebooks, got 1"):
-        ResidualQuantizer(vector(32, 4).codebook, books=1)
+        ResidualQuantizer(vector(32, 4).codebook, codebooks=1)
 
 
 @pytest.mark.parametrize("levels", [[3] * 8, [5, 4, 3], [8, 8, 2]])
@@ -158,7 +158,7 @@ def test_usage_is_counted() -> None:
 
 
 def test_usage_is_the_mean_over_codebooks() -> None:
-    usage = Usage(4, books=2)
+    usage = Usage(4, codebooks=2)
     usage.update(torch.tensor([[[0, 3], [1, 3], [2, 3], [3, 3]]]))
     assert usage.compute() == (pytest.approx((1 + 0.25) / 2), pytest.approx((4 + 1) / 2))
 
@@ -183,10 +183,10 @@ def test_processes_share_one_codebook() -> None:
     workers = [context.Process(target=_learn, args=(rank, port, x, results)) for rank in range(2)]
     for worker in workers:
         worker.start()
-    books = dict(results.get(timeout=60) for _ in workers)
+    codebooks = dict(results.get(timeout=60) for _ in workers)
     for worker in workers:
         worker.join(20)
-    assert torch.equal(books[0], books[1])
+    assert torch.equal(codebooks[0], codebooks[1])
 
 
 def test_training_on_keeps_the_rows_of_a_published_codebook_that_are_used_seldom() -> None:

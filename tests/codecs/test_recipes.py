@@ -21,12 +21,12 @@ WAVTOKENIZER = [
     *("data.crop_seconds=0.2 data.batch_size=2 data.valid_batch_size=2".split()),
     *("model.encoder.filters=2 model.encoder.dim=8 model.quantizer.codebook.size=8".split()),
     *("model.decoder.dim=32 model.decoder.inner=32 model.decoder.layers=1".split()),
-    *("task.continuous_steps=0 task.alone_steps=1".split()),
+    *("task.quantization_start=0 task.discriminator_start=1".split()),
 ]
 S3 = [
     *("data.batch_seconds=4 data.valid_batch_seconds=4 job.tokenizer=characters job.listener.layers=1".split()),
     *("model.encoder.dim=16 model.encoder.heads=2 model.encoder.layers=1 model.encoder.memory=3".split()),
-    *("task.continuous_steps=1 task.flat_start=1".split()),
+    *("task.quantization_start=1 task.flat_start=1".split()),
 ]
 TWO_STEPS = [
     *("trainer.max_steps=2 trainer.val_check_interval=2 trainer.log_every_n_steps=1 trainer.accelerator=cpu".split()),
@@ -53,7 +53,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         ("libritts_wavtokenizer_40", WAVTOKENIZER, 24_000, (1, 40), False),
         ("libritts_wavtokenizer_causal", WAVTOKENIZER, 24_000, (1, 75), True),
-        ("libritts_wavtokenizer_residual", [*WAVTOKENIZER, "model.quantizer.books=3"], 16_000, (1, 80, 3), True),
+        ("libritts_wavtokenizer_residual", [*WAVTOKENIZER, "model.quantizer.codebooks=3"], 16_000, (1, 80, 3), True),
         ("librispeech_s3_causal", S3, 16_000, (1, 25), True),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from speechkit.builder import shapes
 from speechkit.codecs.codebook import Codebook
 from speechkit.codecs.discriminators import DacDiscriminator, MultiPeriod, MultiResolution
-from speechkit.codecs.losses import Adversary, MelDistance
+from speechkit.codecs.losses import Discriminators, MelLoss
 from speechkit.codecs.quantizers import ResidualQuantizer
 from speechkit.codecs.task import CodecTask
 from speechkit.codecs.vocos import VocosDecoder
@@ -21,13 +21,13 @@ from tests.codecs.test_task import CONFIG, batch
 
 
 def task(**options: Any) -> CodecTask:
-    adversary = Adversary(
+    discriminators = Discriminators(
         MultiPeriod([2], [2, 2], kinds=2),
         MultiResolution([[64, 16]], 2, kinds=2),
         DacDiscriminator([3], [2, 2], [64], 2),
     )
-    mel = options.pop("mel", MelDistance(6000, 64, 16, 10))
-    return CodecTask(build(CONFIG), torch.optim.SGD, adversary, mel, **{"kinds": 2, **options})
+    mel = options.pop("mel", MelLoss(6000, 64, 16, 10))
+    return CodecTask(build(CONFIG), torch.optim.SGD, discriminators, mel, **{"kinds": 2, **options})
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,12 @@ def task(**options: Any) -> CodecTask:
     [
         (lambda: Codebook(8, 4, decay=1.0), "decay must be from 0 to under 1"),
         (lambda: ResidualQuantizer(Codebook(8, 4), 65), "from 2 to 64 codebooks"),
-        (lambda: ResidualQuantizer(Codebook(8, 4), 2, fewer=7), "a share from 0 to 1"),
-        (lambda: MelDistance(n_mels=0), "must be at least 1"),
+        (lambda: ResidualQuantizer(Codebook(8, 4), 2, dropout=7), "a share from 0 to 1"),
+        (lambda: MelLoss(n_mels=0), "must be at least 1"),
         (lambda: VocosDecoder(dim=32, left=-1), "left must be a number of latents"),
         (lambda: build({**CONFIG, "rate": 0}), "samples a second"),
         (lambda: task(kinds=3), "kinds must be from 1 to 2"),
-        (lambda: task(alone_steps=-1), "fewer than 0"),
+        (lambda: task(discriminator_start=-1), "fewer than 0"),
     ],
 )
 def test_options_out_of_range(make: Callable[[], object], said: str) -> None:
@@ -50,7 +50,7 @@ def test_options_out_of_range(make: Callable[[], object], said: str) -> None:
 
 def test_crops_that_are_too_short_for_a_spectrum() -> None:
     with pytest.raises(InputError, match=r"data\.crop_seconds must be 0\.053 or more"):
-        task(mel=MelDistance(6000, 640, 16, 10)).on_before_batch_transfer(batch(0), 0)
+        task(mel=MelLoss(6000, 640, 16, 10)).on_before_batch_transfer(batch(0), 0)
     task().on_before_batch_transfer(batch(0), 0)
 
 

@@ -22,7 +22,7 @@ WORDS = [
     *("data.valid_batch_seconds=10 data.test=[test-mini] job.size=60 job.max_misfits=0.5".split()),
     *("job.eval_utterances=2 job.listener.layers=1 job.listener.writer_layers=1".split()),
     *("model.encoder.dim=16 model.encoder.heads=2 model.encoder.layers=1 model.encoder.memory=3".split()),
-    *("task.continuous_steps=1 task.flat_start=2 task.attention_weight=0.5".split()),
+    *("task.quantization_start=1 task.flat_start=2 task.attention_weight=0.5".split()),
     *("trainer.accelerator=cpu trainer.max_steps=4 trainer.val_check_interval=2".split()),
     *("+trainer.limit_val_batches=1 trainer.log_every_n_steps=1 callbacks.last.every_n_train_steps=2".split()),
 ]

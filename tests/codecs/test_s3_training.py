@@ -231,7 +231,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     kind: str, stop: int, speech: Callable[[], SpeechDataModule], tmp_path: Path
 ) -> None:
     """In the first and the second epoch; what SpecAugment draws, the flat start and a codebook's averages go on."""
-    changes: dict[str, Any] = {"flat_start": 4, "continuous_steps": 1, "spec_augment": SpecAugment(freq_width=5)}
+    changes: dict[str, Any] = {"flat_start": 4, "quantization_start": 1, "spec_augment": SpecAugment(freq_width=5)}
     whole = task(kind, **changes)
     trainer(5, enable_checkpointing=False).fit(whole, datamodule=speech())
     saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)

@@ -29,7 +29,7 @@ def curve(
     graphs: bool, accelerator: str, twice: bool = False, **changes: Any
 ) -> tuple[CodecTask, list[dict[str, float]]]:
     """Through all phases: latents as they are, a codebook that begins, discriminators that join in."""
-    arguments = {"continuous_steps": 2, "alone_steps": 5, "kinds": 2, "commitment_weight": 2.0, **changes}
+    arguments = {"quantization_start": 2, "discriminator_start": 5, "kinds": 2, "commitment_weight": 2.0, **changes}
     made = parts.task(graphs=graphs, **arguments)
     found = parts.Curve()
     for steps in (12, 20) if twice else (12,):
@@ -74,7 +74,7 @@ def test_recorded_steps_train_as_steps_that_are_not(twice: bool, autocast: bool)
 @needs_gpu
 def test_graphs_are_recorded_and_given_back() -> None:
     recorded = []
-    made = parts.task(graphs=True, continuous_steps=2, alone_steps=5, kinds=2)
+    made = parts.task(graphs=True, quantization_start=2, discriminator_start=5, kinds=2)
 
     class Look(Callback):
         def on_train_batch_end(self, *_: object) -> None:

@@ -18,7 +18,7 @@ from speechkit.codecs.codebook import Codebook
 from speechkit.codecs.codec import Codec
 from speechkit.codecs.discriminators import DacDiscriminator, MultiPeriod, MultiResolution
 from speechkit.codecs.job import CodecJob, folded, score
-from speechkit.codecs.losses import Adversary, MelDistance, hinge_real_or_fake, squares_real_or_fake
+from speechkit.codecs.losses import Discriminators, MelLoss, hinge_discriminator_loss, least_squares_discriminator_loss
 from speechkit.codecs.quantizers import VectorQuantizer
 from speechkit.codecs.task import CodecTask
 from speechkit.codecs.wavtokenizer import WavTokenizer
@@ -72,16 +72,16 @@ def loader(count: int, one: bool = False) -> DataLoader[Batch]:
 
 def task(autocast: bool = False, **changes: Any) -> CodecTask:
     torch.manual_seed(0)
-    adversary = Adversary(
+    discriminators = Discriminators(
         MultiPeriod((2, 3), (2, 4)), MultiResolution(((64, 32),), 2), DacDiscriminator((2,), (2, 4), (64,), 2),
         autocast=autocast,
     )  # fmt: skip
     arguments: dict[str, Any] = {
         "optimizer": lambda parameters: torch.optim.AdamW(parameters, 2e-3),
         "scheduler": lambda optimizer: WarmupCosine(optimizer, 100, 0),
-        "mel": MelDistance(6000, 128, 32, 10),
+        "mel": MelLoss(6000, 128, 32, 10),
     }
-    return CodecTask(build(CONFIG), adversary=adversary, **{**arguments, **changes})
+    return CodecTask(build(CONFIG), discriminators=discriminators, **{**arguments, **changes})
 
 
 def trainer(steps: int, *callbacks: Callback, **changes: Any) -> Trainer:
@@ -118,7 +118,7 @@ def test_on_one_batch_the_mel_distance_falls_and_all_losses_stay_finite() -> Non
 
 
 def test_both_sides_learn_from_their_own_losses_alone() -> None:
-    made = task(alone_steps=2)
+    made = task(discriminator_start=2)
     seen: list[dict[str, Tensor]] = []
 
     class Watch(Callback):
@@ -131,7 +131,7 @@ def test_both_sides_learn_from_their_own_losses_alone() -> None:
     trainer(4, Watch(), enable_checkpointing=False).fit(made, loader(4))
     for step, (before, after) in enumerate(pairwise(seen)):
         moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
-        assert moved == ({"model"} if step < 2 else {"model", "adversary"})
+        assert moved == ({"model"} if step < 2 else {"model", "discriminators"})
     assert all(parameter.requires_grad for parameter in made.parameters())
 
 
@@ -194,7 +194,7 @@ def crops(tmp_path: Path) -> Callable[[], CropDataModule]:
 @pytest.mark.parametrize("stop", [2, 4])
 def test_a_resumed_run_ends_as_an_unbroken_one(stop: int, crops: Callable[[], CropDataModule], tmp_path: Path) -> None:
     """Broken off before and after the discriminators join in, in the first and in the second epoch."""
-    changes: dict[str, Any] = {"alone_steps": 3}
+    changes: dict[str, Any] = {"discriminator_start": 3}
     whole = task(**changes)
     trainer(5, enable_checkpointing=False).fit(whole, datamodule=crops())
     saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
@@ -220,12 +220,17 @@ def test_validation_says_distance_and_use_of_codes() -> None:
 
 
 def test_discriminators_in_half_precision_say_nearly_the_same() -> None:
-    adversary = task().adversary
+    discriminators = task().discriminators
     real, fake = 0.1 * torch.randn(2, 2, 4000)
     said = []
-    for adversary.autocast in (False, True):
+    for discriminators.autocast in (False, True):
         with torch.no_grad():
-            said.append([adversary.telling_apart(real, fake, 0), *adversary.fooling(real, fake, 0).values()])
+            said.append(
+                [
+                    discriminators.discriminator_loss(real, fake, 0),
+                    *discriminators.generator_losses(real, fake, 0).values(),
+                ]
+            )
     for one, other in zip(*said, strict=True):
         assert one.dtype == other.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
@@ -233,11 +238,13 @@ def test_discriminators_in_half_precision_say_nearly_the_same() -> None:
 
 
 def test_both_waves_are_judged_at_once_as_one_by_one() -> None:
-    adversary = task().adversary
+    discriminators = task().discriminators
     real, fake = 0.1 * torch.randn(2, 3, 4000)
-    one, other = adversary.judged(real, 0), adversary.judged(fake, 0)
-    apart = hinge_real_or_fake(one[0], other[0]) + hinge_real_or_fake(one[1], other[1])
-    torch.testing.assert_close(adversary.telling_apart(real, fake, 0), apart + squares_real_or_fake(one[2], other[2]))
+    one, other = discriminators.verdicts(real, 0), discriminators.verdicts(fake, 0)
+    apart = hinge_discriminator_loss(one[0], other[0]) + hinge_discriminator_loss(one[1], other[1])
+    torch.testing.assert_close(
+        discriminators.discriminator_loss(real, fake, 0), apart + least_squares_discriminator_loss(one[2], other[2])
+    )
 
 
 def test_codes_that_are_never_used_come_back() -> None:
@@ -302,7 +309,7 @@ def test_a_released_codec_can_be_trained_on(trained: CodecTask) -> None:
     again = task()
     again.model.load_state_dict(trained.model.state_dict())
     made: Callable[..., CodecTask] = CodecTask
-    fresh = made(model, again.make_optimizer, again.adversary, again.mel)
+    fresh = made(model, again.make_optimizer, again.discriminators, again.mel)
     assert isinstance(fresh.model, WavTokenizer)
     assert torch.equal(fresh.model.encode(heard.wave, heard.wave_lengths)[0], codes)
 
@@ -314,7 +321,7 @@ def test_a_codebook_begins_where_latents_begin_to_be_quantised() -> None:
         def on_train_batch_end(self, *_: object) -> None:
             begun.append(made.model.quantizer.begun)
 
-    made = task(continuous_steps=2, alone_steps=3)
+    made = task(quantization_start=2, discriminator_start=3)
     trainer(4, Watch(), enable_checkpointing=False).fit(made, loader(4))
     assert begun == [False, False, True, True]
 
@@ -328,13 +335,13 @@ def test_an_encoder_is_drawn_anew_only_where_nothing_was_trained(trained: CodecT
     assert spread(task(encoder_gain=1.2)) > 3 * spread(task())
     model = folded(trained.model, CONFIG)
     expected = model.encoder.first.conv.weight.clone()
-    arguments: dict[str, Any] = {"optimizer": trained.make_optimizer, "adversary": trained.adversary}
+    arguments: dict[str, Any] = {"optimizer": trained.make_optimizer, "discriminators": trained.discriminators}
     again = CodecTask(model, mel=trained.mel, encoder_gain=1.2, **arguments)
     torch.testing.assert_close(again.model.encoder.first.conv.weight, expected)
 
 
 def test_autocast_leaves_codes_and_phases_alone_and_a_codec_learns_in_it() -> None:
-    made = task(alone_steps=2)
+    made = task(discriminator_start=2)
     wave, lengths = batch(0).wave, batch(0).wave_lengths
     made.model.eval()
     latents, counts = made.model.encoder(wave, lengths)
@@ -353,10 +360,12 @@ def test_autocast_leaves_codes_and_phases_alone_and_a_codec_learns_in_it() -> No
 
 
 def test_published_discriminators_are_gone_on_with_where_they_fit(caplog: pytest.LogCaptureFixture) -> None:
-    theirs = {name: [x + 1 for x in part.state_dict().values()] for name, part in task().adversary.named_children()}
+    theirs = {
+        name: [x + 1 for x in part.state_dict().values()] for name, part in task().discriminators.named_children()
+    }
     theirs["dac"] = theirs["dac"][:-1]
-    made = task(discriminators=theirs)
+    made = task(published=theirs)
     for name in ("periods", "resolutions"):
-        found = getattr(made.adversary, name).state_dict().values()
+        found = getattr(made.discriminators, name).state_dict().values()
         assert all(torch.equal(mine, x) for mine, x in zip(found, theirs[name], strict=True))
     assert "discriminators (dac) have other sizes than the recipe's" in caplog.text

@@ -23,7 +23,7 @@ WORDS = [
     *("data.crop_seconds=0.2 data.max_bad=0.5 data.test=[test-mini] job.eval_utterances=1".split()),
     *("model.encoder.filters=2 model.encoder.dim=8".split()),
     *("model.quantizer.codebook.size=16 model.decoder.dim=32 model.decoder.inner=32 model.decoder.layers=1".split()),
-    *("task.continuous_steps=1 task.alone_steps=2 trainer.max_steps=4 trainer.val_check_interval=2".split()),
+    *("task.quantization_start=1 task.discriminator_start=2 trainer.max_steps=4 trainer.val_check_interval=2".split()),
     *("+trainer.limit_val_batches=1 trainer.log_every_n_steps=1 callbacks.last.every_n_train_steps=2".split()),
     "trainer.accelerator=cpu",
 ]

@@ -10,14 +10,14 @@ from speechkit.codecs.vocos import VocosDecoder
 from speechkit.codecs.wavtokenizer import WavTokenizer
 
 
-def codec(causal: bool = False, rate: int = 24_000, books: int = 1) -> WavTokenizer:
+def codec(causal: bool = False, rate: int = 24_000, codebooks: int = 1) -> WavTokenizer:
     """Strides 2 and 3, 32 channels in the decoder, 16 codes of each book; random weights."""
     torch.manual_seed(0)
     encoder = SeanetEncoder(dim=8, filters=2, strides=(2, 3), causal=causal)
     left = 10 if causal else None
     decoder = VocosDecoder(8, dim=32, inner=48, layers=2, hop=6, n_fft=24, groups=8, left=left)
     book = Codebook(16, 8)
-    quantizer = VectorQuantizer(book) if books == 1 else ResidualQuantizer(book, books)
+    quantizer = VectorQuantizer(book) if codebooks == 1 else ResidualQuantizer(book, codebooks)
     model = WavTokenizer(encoder, quantizer, decoder, rate)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

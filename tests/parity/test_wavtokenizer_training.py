@@ -114,14 +114,17 @@ def test_every_loss_is_as_published(published: dict[Path, Published], folder: Pa
     found: dict[str, Tensor] = {}
     for name, theirs in (("mpd", "mp"), ("mrd", "mrd")):
         real, fake = golden.verdicts(name)
-        found[f"disc_{theirs}"] = losses.hinge_real_or_fake(real, fake)
-        found[f"gen_{theirs}"] = losses.hinge_fooling(fake)
-        found[f"fm_{theirs}"] = losses.feature_distance(real, fake) / len(real)
+        found[f"disc_{theirs}"] = losses.hinge_discriminator_loss(real, fake)
+        found[f"gen_{theirs}"] = losses.hinge_generator_loss(fake)
+        found[f"fm_{theirs}"] = losses.feature_matching_loss(real, fake) / len(real)
     real, fake = golden.verdicts("dac")
-    found["dac_disc"] = losses.squares_real_or_fake(real, fake)
-    found["dac_gen"], found["dac_fm"] = losses.squares_fooling(fake), losses.feature_distance(real, fake)
+    found["dac_disc"] = losses.least_squares_discriminator_loss(real, fake)
+    found["dac_gen"], found["dac_fm"] = (
+        losses.least_squares_generator_loss(fake),
+        losses.feature_matching_loss(real, fake),
+    )
     mel = golden.config["mel"]
-    distance = losses.MelDistance(mel["sample_rate"], mel["n_fft"], mel["hop_length"], mel["n_mels"])
+    distance = losses.MelLoss(mel["sample_rate"], mel["n_fft"], mel["hop_length"], mel["n_mels"])
     close(distance.spectrum(golden.real), golden.io["mel.y"])
     found["mel"] = distance(golden.real, golden.fake)
     expected = {name.removeprefix("loss."): value for name, value in golden.io.items() if name.startswith("loss.")}
