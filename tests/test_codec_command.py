@@ -225,6 +225,7 @@ def test_roundtrip_prints_figures_of_each_and_of_all(codec: Run, tmp_path: Path)
     table = codec("roundtrip", tmp_path / "a.wav")
     assert table.code == 0
     assert {"SI-SDR", "STOI", "PESQ", "total"} <= set(table.out.split())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in table.out, "a number was cut"
 
 
 def test_segments_pair_what_belongs_together() -> None:

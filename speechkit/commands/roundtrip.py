@@ -81,14 +81,14 @@ class Report:
 
     def print(self) -> None:
         """A table, with a line for each recording and their total."""
-        found = Table(Column("recording", overflow="fold"), box=box.SIMPLE)
+        found = Table(Column("recording", overflow="fold", min_width=24), box=box.SIMPLE, padding=(0, 1, 0, 0))
         for heading, _ in COLUMNS.values():
             found.add_column(heading, justify="right", no_wrap=True)
         for trip in [*self.trips, self.total]:
             row = asdict(trip)
             cells = ["-" if row[name] is None else form.format(row[name]) for name, (_, form) in COLUMNS.items()]
             found.add_row(escape(trip.file), *cells)
-        console = Console(width=max(120, Console().width))
+        console = Console(width=max(132, Console().width))  # so many columns: no number may be cut
         console.print(found)
         header = self.named.header
         console.print(
