@@ -39,6 +39,10 @@ class Codebook(nn.Module):
         super().__init__()
         if size < 1 or dim < 1:
             raise InputError(f"a codebook needs at least one row of one number, got {size} rows of {dim}")
+        if kmeans < 0:
+            raise ValueError(f"kmeans must be a number of iterations, got {kmeans}")
+        if not 0 <= threshold <= 1 or epsilon <= 0:
+            raise ValueError(f"threshold must be from 0 to 1 and epsilon over 0, got {threshold} and {epsilon}")
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be from 0 to under 1, got {decay}")
         if dead_code not in DEAD_CODE:
@@ -48,7 +52,7 @@ class Codebook(nn.Module):
         embed = torch.empty(size, dim).uniform_(-(dim**-0.5), dim**-0.5)
         self._begun = False
         self.register_buffer("inited", torch.zeros(1))
-        self.register_buffer("cluster_size", torch.zeros(size))
+        self.register_buffer("cluster_size", torch.full((size,), float(not kmeans)))  # what `embed_avg` is of
         self.register_buffer("embed", embed)
         self.register_buffer("embed_avg", embed.clone())
         self.inited: Tensor

@@ -138,6 +138,7 @@ class Codec:
             counts = torch.full((len(codes),), codes.shape[1], device=codes.device)
             codes = Codes(codes, counts, counts * self.hop)
         self.check(codes.values)
+        self._check_lengths(codes)
         codes = Codes(*(part.to(self.model.device) for part in codes))
         if not codes.values.numel():
             return torch.zeros(len(codes.values), 0, device=codes.values.device)
@@ -161,6 +162,17 @@ class Codec:
         columns = codes if self.codebooks > 1 else codes[:, None]
         return run(self.model.decoding(WHOLE_CHUNKS), [columns], batch=1)[0].flatten()
 
+    def _check_lengths(self, codes: Codes) -> None:
+        batch, time = codes.values.shape[:2]
+        fitting = codes.lengths.shape == codes.samples.shape == (batch,) and all(
+            0 <= count <= time and 0 <= samples <= count * self.hop
+            for count, samples in zip(codes.lengths.tolist(), codes.samples.tolist(), strict=True)
+        )
+        if not fitting:
+            raise InputError(
+                f"each of {batch} rows needs a length from 0 to {time} codes and no more samples than those"
+            )
+
     def check_codebooks(self, codebooks: int | None) -> None:
         """Raises InputError where the codec has not so many codebooks."""
         if codebooks is not None and not 1 <= codebooks <= self.codebooks:
@@ -172,6 +184,8 @@ class Codec:
         if codes.dim() != dims or (self.codebooks > 1 and not 1 <= codes.shape[-1] <= self.codebooks):
             shape = f"({'batch, ' * batch}time{f', 1 to {self.codebooks}' if self.codebooks > 1 else ''})"
             raise InputError(f"codes must be {shape}, got {tuple(codes.shape)}")
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype in (torch.bool, torch.int16, torch.int8):
+            raise InputError(f"codes must be int64 or int32, got {codes.dtype}")
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.size:
             raise InputError(
                 f"codes must be from 0 to {self.size - 1}, got {int(codes.min())} to {int(codes.max())}: they are of "

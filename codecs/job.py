@@ -69,7 +69,8 @@ class CodecJob:
         return {"published": self.published}
 
     def evaluate(self, model: WavTokenizer, data: CropDataModule, splits: Sequence[str]) -> list[Score]:
-        """Scores of every split; one that cannot be read has none."""
+        """Scores of every split with the embedding that a release has; a split that cannot be read has none."""
+        model.decoder.use(0)
         return [score(model, split, waves) for split, _, waves in data.readable(splits, self.eval_utterances)]
 
     def table(self, scores: Sequence[Score]) -> Table:
@@ -103,7 +104,7 @@ def _cells(s: Score) -> list[str]:
 
 @torch.inference_mode()
 def score(model: WavTokenizer, split: str, waves: Sequence[Tensor]) -> Score:
-    """Encodes and decodes recordings (samples,), one by one.
+    """Encodes and decodes recordings (samples,), one by one, of each at most the first minute.
 
     Raises:
         ValueError: there are none, or all are shorter than a spectrum needs.
@@ -119,8 +120,9 @@ def score(model: WavTokenizer, split: str, waves: Sequence[Tensor]) -> Score:
         start = time.monotonic()
         codes, counts = model.encode(x, torch.tensor([x.shape[1]], device=device))
         made = model.decode(codes, counts)[0][:, : x.shape[1]]
-        distances.append(float(distance(x, made)))  # waits for the device
+        made[:, -1:].cpu()  # waits for the device
         spent, samples = spent + time.monotonic() - start, samples + x.shape[1]
+        distances.append(float(distance(x, made)))
         usage.update(codes)
     seconds = samples / model.rate
     mean = sum(distances) / len(distances)

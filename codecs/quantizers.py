@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from speechkit.codecs.codebook import Codebook
 from speechkit.errors import InputError
 
-MAX_CODEBOOKS = 64  # that a token file can describe
+MAX_CODEBOOKS, MAX_CODES = 64, 1 << 20  # that a token file can describe
 SPREAD = 0.9  # of the deviation of outermost levels that tanh never quite reaches
 
 
@@ -168,6 +168,8 @@ class FiniteScalarQuantizer(nn.Module):
         super().__init__()
         if not levels or min(levels) < 2:
             raise ValueError(f"every level must be at least 2, got {list(levels)}")
+        if prod(levels) > MAX_CODES:
+            raise ValueError(f"levels make at most {MAX_CODES} codes, got {prod(levels)}")
         self.levels = tuple(levels)
         self.project_down = nn.Linear(dim, len(self.levels))
         self.project_up = nn.Linear(len(self.levels), dim) if restore else None

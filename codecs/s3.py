@@ -317,5 +317,6 @@ class SpeechTokenizer:
         for piece in pieces:
             if piece.numel():
                 check_wave(piece[None], torch.tensor([piece.numel()], device=piece.device))
+            piece = piece.to(next(self.model.parameters()).dtype)
             yield from (found[:, 0] for found in stream.push(piece[:, None].to(self.model.device)) if len(found))
         yield from (found[:, 0] for found in stream.flush() if len(found))

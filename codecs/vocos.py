@@ -16,7 +16,10 @@ from speechkit.codecs.vocos_layers import (
 )
 from speechkit.errors import InputError
 from speechkit.nn.istft import InverseStft
+from speechkit.nn.masks import MAX_CONTEXT
 from speechkit.nn.window import Window
+
+MAX_FFT = 1 << 16  # samples of a frame
 
 
 class VocosDecoder(nn.Module):
@@ -52,12 +55,15 @@ class VocosDecoder(nn.Module):
         lookahead: int = 2,
     ) -> None:
         super().__init__()
+        sizes = (in_dim, dim, inner, layers, hop, n_fft, kinds, groups)
+        if min(sizes) < 1 or max(hop, n_fft) > MAX_FFT:
+            raise ValueError(
+                f"sizes of a decoder must be at least 1, hop and n_fft at most {MAX_FFT}, got {list(sizes)}"
+            )
         if dim % groups:
             raise ValueError(f"the channels must be a multiple of the groups, got {dim} and {groups}")
-        if left is not None and left < 0:
-            raise ValueError(f"left must be a number of latents, or null, got {left}")
-        if min(in_dim, dim, inner, layers, kinds) < 1:
-            raise ValueError("sizes of a decoder must be at least 1")
+        if left is not None and not 0 <= left <= MAX_CONTEXT:
+            raise ValueError(f"left must be a number of latents up to {MAX_CONTEXT}, or null, got {left}")
         causal = left is not None
 
         def window(kernel: int) -> Window:

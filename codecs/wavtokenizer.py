@@ -15,6 +15,8 @@ from speechkit.nn.precision import unreduced
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.state import Chunk
 
+MAX_RATE = 768_000  # Hz
+
 
 class Reconstruction(NamedTuple):
     """What training compares with what it was made of."""
@@ -46,8 +48,8 @@ class WavTokenizer(nn.Module):
         super().__init__()
         if encoder.hop != decoder.hop:
             raise ValueError(f"encoder and decoder must have one hop, got {encoder.hop} and {decoder.hop} samples")
-        if rate < 1:
-            raise ValueError(f"rate must be a number of samples a second, got {rate}")
+        if not 1 <= rate <= MAX_RATE:
+            raise ValueError(f"rate must be from 1 to {MAX_RATE} samples a second, got {rate}")
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.rate, self.hop = rate, encoder.hop
 

@@ -151,6 +151,9 @@ def _read_folder(folder: Path, length_rule: str | None) -> Release:
     published = [path for suffix in PUBLISHED for path in sorted(folder.glob(f"*{suffix}"))]
     if len(published) == 1:
         return _read_file(published[0], length_rule)
+    if published:
+        names = ", ".join(path.name for path in published[:5])
+        raise InputError(f"{folder} holds {len(published)} models: name the file of one of them ({names})")
     here = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
     raise InputError(
         f"{folder} is no model: it needs {CONFIG} and {WEIGHTS}, or one {', '.join(PUBLISHED)} file; it holds {here}"
@@ -176,8 +179,8 @@ def _read_checkpoint(path: Path) -> Release:
     tensors = archive.read_state_dict(path.read_bytes(), str(path), strangers=True)
     if wavtokenizer.MARK in tensors:
         beside = sorted(path.parent.glob("*.yaml"))
-        text = beside[0].read_text(encoding="utf-8", errors="replace") if len(beside) == 1 else None
-        return wavtokenizer.read(tensors, str(path), text)
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in beside]
+        return wavtokenizer.read(tensors, str(path), texts)
     if s3.is_s3(tensors):
         return s3.read_named(tensors, path)
     raise InputError(f"{path} is a PyTorch checkpoint, which says nothing of its model: give the release folder")

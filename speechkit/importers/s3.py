@@ -86,7 +86,7 @@ def read_named(tensors: Mapping[str, Tensor], path: Path) -> Release:
     first, variant, heads = (described.get(key) for key in ("conv1_stride", "variant", "n_audio_head"))
     if not isinstance(first, int):
         named = variant if isinstance(variant, str) else f"{path.parent.name}/{path.name}"
-        first = 2 if "25hz" in named or any(name.endswith(MEMORY) for name in tensors) else 1
+        first = 2 if "25hz" in named.lower() or any(name.endswith(MEMORY) for name in tensors) else 1
     return read(tensors, str(path), Hidden((first, 2), heads if isinstance(heads, int) else None))
 
 

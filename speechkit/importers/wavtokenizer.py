@@ -1,7 +1,7 @@
 """WavTokenizer's published checkpoints: a Lightning `.ckpt`, and the `.yaml` that belongs to it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -42,16 +42,16 @@ NAMES = (
 ATTENTION = [f"backbone.pos_net.2.{name}." for name in "qkv"]
 
 
-def read(tensors: Mapping[str, Tensor], source: str, description: str | None = None) -> Release:
+def read(tensors: Mapping[str, Tensor], source: str, descriptions: Sequence[str] = ()) -> Release:
     """The tensors of a checkpoint as a release.
 
     Args:
         tensors: by their published names.
         source: of messages.
-        description: the `.yaml`'s text; all sizes are in the tensors, so that it is only compared.
+        descriptions: the texts of the `.yaml`s beside it; all sizes are in the tensors, so that they are only compared.
 
     Raises:
-        InputError: it is no WavTokenizer, or not that of the `.yaml`.
+        InputError: it is no WavTokenizer, or not that of any `.yaml`.
     """
     used = {name: x for name, x in tensors.items() if not name.startswith((*UNUSED, *TRAINING))}
     try:
@@ -60,8 +60,13 @@ def read(tensors: Mapping[str, Tensor], source: str, description: str | None = N
         renamed = _joined(_renamed(folded, len(model["encoder"]["strides"])))
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(f"{source} is no WavTokenizer that can be read: {error!s:.200}") from error
-    if description is not None:
-        _compare(model, description, source)
+    for i, description in enumerate(descriptions):
+        try:
+            _compare(model, description, source)
+            break
+        except InputError:
+            if i == len(descriptions) - 1:
+                raise
     training = {
         ours: [x for name, x in tensors.items() if name.startswith(theirs)] for ours, theirs in DISCRIMINATORS.items()
     }

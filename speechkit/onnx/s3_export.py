@@ -77,7 +77,7 @@ class TokenizerExport(Export):
     """
 
     precisions = ("fp32",)  # in eight bits the codes would be others
-    use = "speechkit.load('{}').encode(wave), in Python"
+    use = "speechkit codec encode FILE.wav -o FILE.skc --model {}"
 
     def __init__(self, tokenizer: SpeechTokenizer, recordings: Recordings = ()) -> None:
         if type(tokenizer.model) not in (S3Tokenizer, CausalS3Tokenizer):

@@ -211,3 +211,8 @@ def test_a_codebook_without_k_means_has_begun_after_its_first_batch() -> None:
     book.begin(torch.ones(5, 2))
     assert book.begun
     assert torch.equal(book.embed, before)
+    torch.manual_seed(0)
+    x = torch.randn(20, 2)
+    for _ in range(3):
+        book.learn(x, book.nearest(x))
+    assert book.embed.norm(dim=1).max() < x.norm(dim=1).max()

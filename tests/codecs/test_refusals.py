@@ -8,9 +8,10 @@ import torch
 
 from speechkit.builder import shapes
 from speechkit.codecs.codebook import Codebook
+from speechkit.codecs.codec import Codec, Codes
 from speechkit.codecs.discriminators import DacDiscriminator, MultiPeriod, MultiResolution
 from speechkit.codecs.losses import Discriminators, MelLoss
-from speechkit.codecs.quantizers import ResidualQuantizer
+from speechkit.codecs.quantizers import FiniteScalarQuantizer, ResidualQuantizer
 from speechkit.codecs.task import CodecTask
 from speechkit.codecs.vocos import VocosDecoder
 from speechkit.errors import InputError
@@ -38,6 +39,12 @@ def task(**options: Any) -> CodecTask:
         (lambda: ResidualQuantizer(Codebook(8, 4), 2, dropout=7), "a share from 0 to 1"),
         (lambda: MelLoss(n_mels=0), "must be at least 1"),
         (lambda: VocosDecoder(dim=32, left=-1), "left must be a number of latents"),
+        (lambda: VocosDecoder(dim=32, left=10**9), "left must be a number of latents up to"),
+        (lambda: VocosDecoder(dim=32, groups=-1), "must be at least 1"),
+        (lambda: VocosDecoder(n_fft=10**9, hop=10**9), "at most 65536"),
+        (lambda: FiniteScalarQuantizer(4, [3] * 64), "at most 1048576 codes"),
+        (lambda: Codebook(8, 4, threshold=5.0), "threshold must be from 0 to 1"),
+        (lambda: Codebook(8, 4, kmeans=-1), "number of iterations"),
         (lambda: build({**CONFIG, "rate": 0}), "samples a second"),
         (lambda: task(kinds=3), "kinds must be from 1 to 2"),
         (lambda: task(discriminator_start=-1), "fewer than 0"),
@@ -74,3 +81,17 @@ def test_a_stream_that_has_ended_takes_nothing_more() -> None:
 def test_a_single_sample_has_no_ratio() -> None:
     one = torch.ones(1).numpy()
     assert si_sdr_db(one, one) is None
+
+
+def test_codes_that_are_none_are_refused() -> None:
+    codec = Codec(build(CONFIG))
+    values, lengths = torch.zeros(1, 5, dtype=torch.int64), torch.tensor([5])
+    for odd in (values.float(), values.bool(), values.short()):
+        with pytest.raises(InputError, match="codes must be int64 or int32"):
+            codec.decode(odd)
+        with pytest.raises(InputError, match="codes must be int64 or int32"):
+            list(codec.decode_stream([odd[0]]))
+    for counts, samples in (([6], [30]), ([-1], [0]), ([5], [31]), ([5], [-1]), ([5, 5], [30, 30])):
+        with pytest.raises(InputError, match="each of 1 rows needs a length from 0 to 5 codes"):
+            codec.decode(Codes(values, torch.tensor(counts), torch.tensor(samples)))
+    assert codec.decode(Codes(values.int(), lengths, 6 * lengths)).shape == (1, 30)

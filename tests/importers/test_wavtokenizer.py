@@ -34,7 +34,7 @@ def test_the_published_sizes_are_read_from_the_tensors(name: str, strides: list[
     """Every tensor of the published models has its place, and none is left over."""
     lines = [line.split("\t") for line in (KEYS / f"keys_wt_{name}.txt").read_text().splitlines()]
     tensors = {key: torch.zeros([int(size) for size in re.findall(r"\d+", shape)]) for key, shape, _ in lines}
-    release = wavtokenizer.read(tensors, name, yaml_of(strides[::-1]))
+    release = wavtokenizer.read(tensors, name, [yaml_of(strides[::-1])])
     assert release.config["model"]["encoder"]["strides"] == strides
     expected = shapes(release.config["model"])
     assert {key: x.shape for key, x in release.tensors.items()} == expected
@@ -87,6 +87,21 @@ def test_a_yaml_of_another_model_is_refused_and_the_right_one_named(checkpoint: 
         speechkit.load(checkpoint.parent)
     (checkpoint.parent / "a.yaml").write_text("[1")
     with pytest.raises(InputError, match="does not describe a WavTokenizer"):
+        speechkit.load(checkpoint.parent)
+
+
+def test_of_several_yamls_one_must_fit(checkpoint: Path) -> None:
+    (checkpoint.parent / "a.yaml").write_text(yaml_of([6, 5, 5, 4]))
+    (checkpoint.parent / "b.yaml").write_text(yaml_of([3, 2]))
+    assert speechkit.load(checkpoint).hop == 6
+    (checkpoint.parent / "b.yaml").write_text(yaml_of([5, 5, 5, 4]))
+    with pytest.raises(InputError, match="tokens a second, but"):
+        speechkit.load(checkpoint)
+
+
+def test_a_folder_with_several_models_asks_for_one(checkpoint: Path) -> None:
+    checkpoint.with_name("other.ckpt").write_bytes(checkpoint.read_bytes())
+    with pytest.raises(InputError, match=r"holds 2 models: name the file of one of them \(other.ckpt, wavtok"):
         speechkit.load(checkpoint.parent)
 
 
