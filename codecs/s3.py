@@ -314,9 +314,10 @@ class SpeechTokenizer:
         """
         self.check_codebooks(codebooks)
         stream = Stream(self.model.encoding())
+        dtype = next((p.dtype for p in self.model.parameters()), torch.float32)  # an export has none
         for piece in pieces:
             if piece.numel():
                 check_wave(piece[None], torch.tensor([piece.numel()], device=piece.device))
-            piece = piece.to(next(self.model.parameters()).dtype)
+            piece = piece.to(dtype)
             yield from (found[:, 0] for found in stream.push(piece[:, None].to(self.model.device)) if len(found))
         yield from (found[:, 0] for found in stream.flush() if len(found))
