@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,14 +37,7 @@ class Result(NamedTuple):
 Run = Callable[..., Result]
 
 
-def saved(
-    folder: Path,
-    causal: bool = True,
-    seed: int = 0,
-    codebooks: int = 1,
-    strides: Sequence[int] = (8, 10),
-    layers: int = 2,
-) -> Path:
+def saved(folder: Path, causal: bool = True, seed: int = 0, codebooks: int = 1) -> Path:
     """A release of a codec of 300 codes a second, or so many times as many, with random weights."""
     at = "speechkit.codecs."
     several = {"codebooks": codebooks} if codebooks > 1 else {}
@@ -53,15 +46,14 @@ def saved(
         "model": {
             "_target_": at + "wavtokenizer.WavTokenizer", "rate": RATE,
             "encoder": {
-                "_target_": at + "seanet.SeanetEncoder", "dim": 8, "filters": 2, "strides": list(strides),
-                "causal": causal,
+                "_target_": at + "seanet.SeanetEncoder", "dim": 8, "filters": 2, "strides": [8, 10], "causal": causal
             },
             "quantizer": {
                 "_target_": at + f"quantizers.{'Residual' if several else 'Vector'}Quantizer", **several,
                 "codebook": {"_target_": at + "codebook.Codebook", "size": 600, "dim": 8},
             },
             "decoder": {
-                "_target_": at + "vocos.VocosDecoder", "in_dim": 8, "dim": 32, "inner": 48, "layers": layers,
+                "_target_": at + "vocos.VocosDecoder", "in_dim": 8, "dim": 32, "inner": 48, "layers": 2,
                 "hop": HOP, "n_fft": 4 * HOP, "groups": 8, "left": 10 if causal else None,
             },
         },
@@ -324,7 +316,7 @@ print(peak_mb())
 def test_memory_does_not_grow_with_the_length(models: Path, tmp_path: Path, command: str) -> None:
     """In processes of their own, for what tests before have left would blur it."""
     peaks = []
-    for seconds in (10, 110):  # 100 s are 10 MB of samples alone
+    for seconds in (20, 170):  # 150 s are 14 MB of samples alone
         path = tmp_path / f"{seconds}.flac"
         soundfile.write(path, np.zeros(seconds * RATE, np.float32), RATE)
         target = tmp_path / "a.skc"
@@ -339,7 +331,7 @@ def test_memory_does_not_grow_with_the_length(models: Path, tmp_path: Path, comm
         called = [sys.executable, "-c", MEASURED, *map(str, words)]
         done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(float(done.stdout.splitlines()[-1]))
-    assert peaks[1] - peaks[0] < 6
+    assert peaks[1] - peaks[0] < 8
 
 
 # What is refused

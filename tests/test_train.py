@@ -295,16 +295,19 @@ def test_accumulated_gradients_count_as_one_step(run: Run, tmp_path: Path) -> No
     assert [line.split()[0] for line in heard.read_text().splitlines()] == ["0", "0", "1", "1", "1", "2"]
 
 
-def test_a_full_disk_leaves_the_former_checkpoint(cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [3, 0])
+def test_a_full_disk_leaves_the_former_checkpoint(cache: Path, tmp_path: Path, step: int) -> None:
     out = tmp_path / "run"
-    done = process(cache, f"out={out}", *callback("FullDisk", step=3, size=40_000))
+    done = process(cache, f"out={out}", *callback("FullDisk", step=step, size=40_000))
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "File too large" in errors[0]
     assert "Traceback" not in done.stderr
-    (left,) = (out / "checkpoints").iterdir()
-    assert torch.load(left, weights_only=True)["global_step"] == 2
+    left = list((out / "checkpoints").iterdir()) if step else []
+    assert len(left) == (1 if step else 0)
+    for path in left:
+        assert torch.load(path, weights_only=True)["global_step"] == 2
 
 
 def test_a_checkpoint_with_code_is_refused(run: Run, tmp_path: Path) -> None:

@@ -55,9 +55,7 @@ class Folders(NamedTuple):
 def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Folders:
     causal, codebooks = request.param
     top = tmp_path_factory.mktemp("exports")
-    release = saved(
-        top / "release", causal, codebooks=codebooks, strides=[HOP], layers=1
-    )  # large graphs take long to make
+    release = saved(top / "release", causal, codebooks=codebooks)
     said: list[str] = []
     recordings = [("babble", [torch.from_numpy(recogniser.babble(1))], ["ab"])]
     export = CodecExport(speechkit.load(release), recordings, CHUNKS)

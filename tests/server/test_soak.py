@@ -1,6 +1,5 @@
 """What grows where many come, or one stays long: nothing. The long versions run with `make soak`."""
 
-import math
 import os
 import threading
 import time
@@ -123,12 +122,12 @@ def slope(costs: Sequence[float]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "most"), [(2, math.inf), pytest.param(30, 0.01, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
+    ("minutes", "most"), [(2, 0.25), pytest.param(30, 0.01, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
 )
 def test_a_long_stream_costs_at_its_end_what_it_cost_at_its_beginning(
     engine: Engine, minutes: int, most: float
 ) -> None:
-    """Two minutes are too few steps for a slope to be told from noise: there it is memory alone."""
+    """Two minutes are too few steps for a slope of 1 % per 1,000 to be told from noise: there it is 25 %."""
     minute = babble(60, seed=2)
     watch = Watch(engine)
     with serving(engine, pool=ThreadPool(engine, 8, 2.0, watch), metrics=watch) as running, patient(running) as talk:
