@@ -184,7 +184,7 @@ class Codec:
         if codes.dim() != dims or (self.codebooks > 1 and not 1 <= codes.shape[-1] <= self.codebooks):
             shape = f"({'batch, ' * batch}time{f', 1 to {self.codebooks}' if self.codebooks > 1 else ''})"
             raise InputError(f"codes must be {shape}, got {tuple(codes.shape)}")
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype in (torch.bool, torch.int16, torch.int8):
+        if codes.dtype not in (torch.int64, torch.int32):
             raise InputError(f"codes must be int64 or int32, got {codes.dtype}")
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.size:
             raise InputError(

@@ -15,7 +15,20 @@ from tests.paths import ROOT
 COMMANDS = ("train", "eval", "evaluation", "export", "serve", "cluster", "cli", "__main__", "commands")
 ENTRY_POINTS = (*COMMANDS, "configuration", "construction")
 MODELS = ("asr", "tts", "waveform", "separation", "codecs")
-FOUNDATION = ("nn", "features", "text", "audio", "files", "imports", "reader", "wav", "ogg", "schedule", "metrics")
+FOUNDATION = (
+    "nn",
+    "features",
+    "text",
+    "audio",
+    "fbank",
+    "files",
+    "imports",
+    "reader",
+    "wav",
+    "ogg",
+    "schedule",
+    "metrics",
+)
 TRAINING = ("checkpoints", "callbacks")  # what train.py gives to Lightning's trainer
 STREAM_CORE = ("state", "chain", "stream", "chunker")  # the rest of streaming is the run time above the models
 

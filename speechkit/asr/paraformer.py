@@ -175,7 +175,7 @@ class Paraformer(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> Said:
         """(batch, time, in_dim), (batch,) -> log-probabilities of every token that fired."""
         hidden, lengths = self.encoder(features, lengths)
-        fired = self.predictor(hidden, lengths)
         weights = self.predictor.weights(hidden, valid_mask(lengths, hidden.shape[1]))
+        fired = self.predictor.cif(hidden, weights, lengths)
         scores = self.decoder(fired.embeds, fired.counts, hidden, lengths)
         return Said(scores.log_softmax(-1), fired.counts, self.predictor.cif.fires(weights, scores.shape[1]))

@@ -97,10 +97,9 @@ def model_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _sizes(part: Section) -> dict[str, int]:
-    shift = part.get("sanm_shfit", 0)
     return {
         "heads": part.integer("attention_heads", 4),
         "inner": part.integer("linear_units", 2048),
         "kernel": part.integer("kernel_size", 11),
-        "shift": shift if isinstance(shift, int) else 0,
+        "shift": int(part.number("sanm_shfit", 0)),
     }

@@ -86,7 +86,7 @@ def test_a_single_sample_has_no_ratio() -> None:
 def test_codes_that_are_none_are_refused() -> None:
     codec = Codec(build(CONFIG))
     values, lengths = torch.zeros(1, 5, dtype=torch.int64), torch.tensor([5])
-    for odd in (values.float(), values.bool(), values.short()):
+    for odd in (values.float(), values.bool(), values.short(), values.to(torch.uint8)):
         with pytest.raises(InputError, match="codes must be int64 or int32"):
             codec.decode(odd)
         with pytest.raises(InputError, match="codes must be int64 or int32"):
