@@ -178,3 +178,10 @@ def test_configurations_of_no_tokenizer_are_refused(change: dict[str, Any], sent
 def test_windows_that_cannot_be_are_refused(lookahead: int, mode: str) -> None:
     with pytest.raises(ValueError, match="reflect nothing"):
         Window(3, 2, mode=mode, lookahead=lookahead)
+
+
+def test_pieces_of_any_float_type_have_the_codes_of_the_wave() -> None:
+    tokenizer, wave = SpeechTokenizer(tiny().float()), noise(2000).float()
+    expected = tokenizer.encode(wave)[0][0]
+    for piece in (wave, wave.double()):
+        assert torch.equal(torch.cat(list(tokenizer.encode_stream([piece]))), expected)

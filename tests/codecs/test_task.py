@@ -21,6 +21,7 @@ from speechkit.codecs.job import CodecJob, folded, score
 from speechkit.codecs.losses import Discriminators, MelLoss, hinge_discriminator_loss, least_squares_discriminator_loss
 from speechkit.codecs.quantizers import VectorQuantizer
 from speechkit.codecs.task import CodecTask
+from speechkit.codecs.vocos_layers import AdaLayerNorm
 from speechkit.codecs.wavtokenizer import WavTokenizer
 from speechkit.data.codec_module import CropDataModule
 from speechkit.data.collate import Batch
@@ -260,6 +261,24 @@ def test_codes_that_are_never_used_come_back() -> None:
 @pytest.fixture(scope="module")
 def trained() -> CodecTask:
     return fitted(5)[0]
+
+
+def test_scores_are_of_the_embedding_that_is_released(trained: CodecTask) -> None:
+    """A training that ends without a validation leaves the one of its last step."""
+
+    class Data:
+        def readable(self, splits: list[str], count: int | None) -> list[tuple[str, None, list[Tensor]]]:
+            return [(split, None, [batch(7).wave.flatten()]) for split in splits]
+
+    found = []
+    for kind in (0, 1):
+        trained.model.eval().decoder.use(kind)
+        with torch.no_grad():
+            for part in trained.model.decoder.modules():
+                if isinstance(part, AdaLayerNorm):
+                    part.scale.weight[1] += 1
+        found.append(CodecJob().evaluate(trained.model, Data(), ["a"])[0].mel)  # type: ignore[arg-type]
+    assert found[0] == found[1]
 
 
 def test_a_release_gives_what_the_trained_model_gives(trained: CodecTask, tmp_path: Path) -> None:
