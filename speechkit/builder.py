@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from speechkit.errors import InputError
 
 # A configuration may come from anybody: it can name classes of these packages and nothing else.
-BUILDABLE = ("asr", "tts", "waveform", "separation", "codecs", "nn", "features", "text")
+BUILDABLE = ("asr", "tts", "waveform", "separation", "codecs", "nn", "features", "fbank", "low_frame_rate", "text")
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange}
 FEW = 4096  # numbers of a tensor that is made where only its size is wanted
 DIRECTIONS = ("_target_", "_convert_", "_recursive_")  # what a recipe says to Hydra, not to the class

@@ -1,4 +1,4 @@
-"""Kaldi's filter banks and their low frame rate, for whole utterances and sample by sample."""
+"""Kaldi's filter banks, for whole utterances and sample by sample."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from torchaudio.compliance.kaldi import get_mel_banks
 
 from speechkit.nn.masks import ended, valid_mask
-from speechkit.nn.window import Window, WindowState
 from speechkit.streaming.state import Chunk
 
 SCALE = 32768.0  # Kaldi's samples are whole numbers of 16 bits
@@ -124,49 +123,3 @@ class KaldiFbank(nn.Module):
         values = self._log_mel(windows) * valid_mask(given, frames)[..., None]
         tail = buffer.gather(1, x.lengths[:, None] + torch.arange(kept, device=start.device))
         return Chunk(values, given, x.last), FbankState(tail, samples, state.frames + given)
-
-
-class LowFrameRate(nn.Module):
-    """Every `stride` frames one of `span` frames side by side, and a shift and a scale of each number.
-
-    The frames around every `stride`-th, ``span // 2`` before it; what lies outside is the first or the last frame.
-
-    Args:
-        dim: of a frame.
-        span: frames that are joined.
-        stride: frames between them.
-    """
-
-    chunk: int
-    lookahead: int
-
-    def __init__(self, dim: int = 80, span: int = 7, stride: int = 6) -> None:
-        super().__init__()
-        self.window = Window(span, stride, mode="replicate", lookahead=span - 1 - span // 2)
-        self.dim, self.span, self.out = dim, span, dim * span
-        self.stride, self.chunk = stride, stride
-        self.first, self.lookahead = self.window.first, self.window.lookahead
-        self.register_buffer("shift", torch.zeros(self.out))
-        self.register_buffer("scale", torch.ones(self.out))
-        self.shift: Tensor
-        self.scale: Tensor
-
-    def _joined(self, seen: Tensor, counts: Tensor) -> Tensor:
-        """(batch, dim, frames) that windows see -> (batch, windows, dim * span), zero after each row's own."""
-        windows = seen.unfold(-1, self.span, self.stride).permute(0, 2, 3, 1).flatten(2)
-        return ended((windows + self.shift) * self.scale, counts)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, frames, dim), (batch,) -> (batch, ceil(frames / stride), dim * span), (batch,)."""
-        counts = self.window.counts(lengths)
-        windows = (x.shape[1] + self.stride - 1) // self.stride
-        return self._joined(self.window.whole(x.transpose(1, 2), lengths), counts)[:, :windows], counts
-
-    def init_state(self, batch: int) -> WindowState:
-        """State of `batch` streams that have not begun."""
-        return self.window.init_state(self.shift, batch, self.dim)
-
-    def step(self, x: Chunk, state: WindowState) -> tuple[Chunk, WindowState]:
-        """(batch, k * stride, dim) -> (batch, k, dim * span)."""
-        seen, counts, last, state = self.window.step(x, state)
-        return Chunk(self._joined(seen, counts), counts, last), state

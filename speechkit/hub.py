@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from speechkit import __version__
 from speechkit.errors import InputError
 from speechkit.files import beside, take_place
-from speechkit.importers import archive, nemo, s3, wavtokenizer
+from speechkit.importers import archive, funasr, nemo, s3, wavtokenizer
 from speechkit.onnx import META
 from speechkit.release import API, Release, assemble
-from speechkit.text import CHARACTERS_FILE, PIECES_FILE, Tokenizer, load_tokenizer
+from speechkit.text import Tokenizer
+from speechkit.tokenizers import TOKENIZER_FILES, load_tokenizer
 
 CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
-TOKENIZERS = (PIECES_FILE, CHARACTERS_FILE)
 FORMAT = 1
 PUBLISHED = (".nemo", ".ckpt", ".onnx", ".pt", ".safetensors")  # files that others published
 FETCHED = [  # what a model on the hub may consist of
-    CONFIG, WEIGHTS, CARD, *TOKENIZERS, "*.nemo", "*.ckpt", "*.yaml",
-    "config.json", "speech_tokenizer_v?.onnx", "speech_tokenizer_*.safetensors",
+    CONFIG, WEIGHTS, CARD, *TOKENIZER_FILES, "*.nemo", "*.ckpt", "*.yaml",
+    "model.pt", "am.mvn", "config.json", "speech_tokenizer_v?.onnx", "speech_tokenizer_*.safetensors",
 ]  # fmt: skip
 LARGEST_HALF = torch.finfo(torch.float16).max
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -177,6 +177,8 @@ def _read_file(path: Path, length_rule: str | None) -> Release:
 def _read_checkpoint(path: Path) -> Release:
     """A training program's checkpoint, if it is one whose model can be told from its tensors."""
     tensors = archive.read_state_dict(path.read_bytes(), str(path), strangers=True)
+    if funasr.MARK in tensors:
+        return funasr.read(tensors, path)
     if wavtokenizer.MARK in tensors:
         beside = sorted(path.parent.glob("*.yaml"))
         texts = [file.read_text(encoding="utf-8", errors="replace") for file in beside]
@@ -217,7 +219,7 @@ def _read_release(folder: Path, length_rule: str | None) -> Release:
         front["length_rule"] = length_rule
     tensors = _load_safetensors(folder / WEIGHTS)
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    has_tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return Release(source, config, tensors, load_tokenizer(folder) if has_tokenizer else None)
 
 
@@ -287,7 +289,7 @@ def _replace(folder: Path, fresh: Path) -> None:
     if old is None:
         return
     for entry in old.iterdir():
-        if not (folder / entry.name).exists() and entry.name not in TOKENIZERS:
+        if not (folder / entry.name).exists() and entry.name not in TOKENIZER_FILES:
             entry.rename(folder / entry.name)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -106,10 +106,10 @@ def assemble(release: Release, device: str | torch.device = "cpu") -> Any:
         raise InputError(f"{release.source} holds no tokenizer, without which its model gives no text")
     model = build_model(release)
     pieces = getattr(release.tokenizer, "vocab_size", None)
-    if pieces is not None and getattr(model, "blank", pieces) != pieces:
+    if pieces is not None and getattr(model, "vocab_size", pieces) != pieces:
         raise InputError(
-            f"the tokenizer of {release.source} has {pieces} pieces, but its model gives {model.blank}: they do not "
-            "belong together"
+            f"the tokenizer of {release.source} has {pieces} pieces, but its model gives {model.vocab_size}: they do "
+            "not belong together"
         )
     with described(release.source):
         return build({"_target_": api}, model=model.to(device), **given)

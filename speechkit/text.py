@@ -18,6 +18,8 @@ PIECES_FILE = "tokenizer.model"
 CHARACTERS_FILE = "characters.json"
 WORD_START = "▁"  # U+2581, how SentencePiece writes the space before a word
 
+UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # scripts without spaces
+
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ`´′＇", "'"))
 _LIGATURES = str.maketrans({"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
 
@@ -26,7 +28,7 @@ class Tokenizer(Protocol):
     """Text to token ids and back."""
 
     vocab_size: int
-    pieces: list[str]  # a word starts with a piece that begins with U+2581, or after the piece " "
+    pieces: list[str]
 
     def encode(self, text: str) -> list[int]:
         """Ids of normalised text; `InputError` names a character that no piece has."""
@@ -36,13 +38,46 @@ class Tokenizer(Protocol):
         """Text of ids."""
         ...
 
+    def groups(self, ids: Sequence[int]) -> list[list[int]]:
+        """The positions in `ids` of the tokens of each word; what belongs to no word is in none."""
+        ...
+
+    def join(self, words: Sequence[str]) -> str:
+        """Text of words."""
+        ...
+
     def save(self, folder: str | Path) -> None:
         """Writes what `load_tokenizer` reads."""
         ...
 
 
+class SpacedWords:
+    """Words of pieces that write spaces: a word starts with a piece that begins with U+2581, or after the piece " "."""
+
+    pieces: list[str]
+
+    def groups(self, ids: Sequence[int]) -> list[list[int]]:
+        """As `Tokenizer.groups`; spaces and word starts without letters belong to the word after them."""
+        groups: list[list[int]] = []
+        open_word = False
+        for position, token in enumerate(ids):
+            piece = self.pieces[token]
+            if piece == " ":
+                open_word = False
+                continue
+            if piece.startswith(WORD_START) or not open_word:
+                groups.append([])
+                open_word = True
+            groups[-1].append(position)
+        return [group for group in groups if any(self.pieces[ids[i]] != WORD_START for i in group)]
+
+    def join(self, words: Sequence[str]) -> str:
+        """Text of words, single spaces between them."""
+        return " ".join(words)
+
+
 def normalize(text: str) -> str:
-    """Lower-case English letters, apostrophes inside words and single spaces.
+    """Lower-case English letters, apostrophes inside words and single spaces, none between Chinese characters or kana.
 
     Accents are dropped and punctuation becomes a space. Digits and other scripts have no spelling here: they stay, so
     that a tokenizer without them refuses the text instead of training on a gap.
@@ -51,10 +86,10 @@ def normalize(text: str) -> str:
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     text = re.sub(r"[^\w']|_", " ", text)
     text = re.sub(r"(?<!\w)'+|'+(?!\w)", " ", text)
-    return " ".join(text.split())
+    return re.sub(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", " ".join(text.split()))
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(SpacedWords):
     """Pieces of a SentencePiece model (Kudo 2018); an id is the model's own."""
 
     def __init__(self, path: str | Path) -> None:
@@ -87,19 +122,19 @@ class SentencePieceTokenizer:
         unknown = self._processor.unk_id()
         if unknown in ids:
             pieces = self._processor.encode(text, out_type=str)
-            raise _unknown(text, pieces[ids.index(unknown)].strip(WORD_START) or " ")
+            raise unknown_character(text, pieces[ids.index(unknown)].strip(WORD_START) or " ")
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids."""
-        return str(self._processor.decode(_checked(ids, self.vocab_size)))
+        return str(self._processor.decode(checked_ids(ids, self.vocab_size)))
 
     def save(self, folder: str | Path) -> None:
         """Writes ``tokenizer.model``."""
         replace(Path(folder) / PIECES_FILE, self._model, parents=True)
 
 
-class CharTokenizer:
+class CharTokenizer(SpacedWords):
     """One token per character, the space among them."""
 
     def __init__(self, symbols: Sequence[str]) -> None:
@@ -115,11 +150,11 @@ class CharTokenizer:
         try:
             return [self._ids[c] for c in text]
         except KeyError as error:
-            raise _unknown(text, error.args[0]) from None
+            raise unknown_character(text, error.args[0]) from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, with single spaces between words."""
-        return " ".join("".join(self.pieces[i] for i in _checked(ids, self.vocab_size)).split())
+        return " ".join("".join(self.pieces[i] for i in checked_ids(ids, self.vocab_size)).split())
 
     def save(self, folder: str | Path) -> None:
         """Writes ``characters.json``."""
@@ -166,31 +201,13 @@ def train_characters(texts: Iterable[str], folder: str | Path) -> CharTokenizer:
     return tokenizer
 
 
-def load_tokenizer(folder: str | Path) -> SentencePieceTokenizer | CharTokenizer:
-    """The tokenizer that a folder holds: ``tokenizer.model`` or ``characters.json``."""
-    pieces, characters = Path(folder) / PIECES_FILE, Path(folder) / CHARACTERS_FILE
-    if pieces.is_file():
-        return SentencePieceTokenizer(pieces)
-    if not characters.is_file():
-        raise InputError(f"{folder} holds no tokenizer: {PIECES_FILE} or {CHARACTERS_FILE} was expected")
-    try:
-        symbols = json.loads(characters.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{characters} is not a list of characters in JSON: {error}") from error
-    if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
-        raise InputError(f"{characters} should hold a list of characters in JSON, got {str(symbols)[:50]}")
-    try:
-        return CharTokenizer(symbols)
-    except InputError as error:
-        raise InputError(f"{characters} holds no tokenizer: {error}") from error
-
-
 def steps_for_ctc(tokens: Sequence[int]) -> int:
     """Encoder steps that CTC needs at least: one per token, and a blank between equal neighbours."""
     return len(tokens) + sum(a == b for a, b in pairwise(tokens))
 
 
-def _unknown(text: str, piece: str) -> InputError:
+def unknown_character(text: str, piece: str) -> InputError:
+    """What to raise of a text whose character no piece of a tokenizer has."""
     character = piece[0]
     shown = text if len(text) <= 60 else text[:57] + "..."
     return InputError(
@@ -199,7 +216,8 @@ def _unknown(text: str, piece: str) -> InputError:
     )
 
 
-def _checked(ids: Sequence[int], vocab_size: int) -> list[int]:
+def checked_ids(ids: Sequence[int], vocab_size: int) -> list[int]:
+    """Ids as whole numbers; ValueError where one is not of the vocabulary."""
     checked = [int(i) for i in ids]
     if checked and not (min(checked) >= 0 and max(checked) < vocab_size):
         raise ValueError(f"token ids should be 0..{vocab_size - 1}, got {min(checked)}..{max(checked)}")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from speechkit.asr.conformer import Context
+from speechkit.asr.acoustic import Context, Greedy
 from speechkit.asr.decoding.boosting import PhraseBooster
-from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
+from speechkit.asr.decoding.words import Timing
 from speechkit.asr.transcriber import Phrases, Transcriber
 from speechkit.errors import InputError
 from speechkit.streaming.state import Chunk, Streaming, split, stack
@@ -45,11 +45,11 @@ class Engine:
         if not transcriber.latencies_ms:
             raise InputError("this model was trained with full context: it cannot stream")
         self.decoder = decoder or self.model.decoders[0]
-        self._plain = transcriber.greedy(self.decoder)
+        self._plain: dict[Context, Greedy] = {}
         self._modules: dict[Context, Streaming[Any]] = {}
         self._compiling = threading.Lock()
         self.default_ms = max(transcriber.latencies_ms) if latency_ms is None else latency_ms
-        self.context(self.default_ms)
+        self.greedy(None, self.context(self.default_ms))
 
     @property
     def rate(self) -> int:
@@ -57,9 +57,9 @@ class Engine:
         return self.model.rate
 
     @property
-    def step_ms(self) -> float:
-        """Milliseconds between encoder steps."""
-        return self.model.step_ms
+    def timing(self) -> Timing:
+        """Of the model's steps."""
+        return Timing(self.model.step_ms, self.model.lead_ms)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -85,12 +85,16 @@ class Engine:
         with self._compiling:  # one at a time: Python shares one core between this and the model's thread
             return self.transcriber.booster(phrases, weight)
 
-    def greedy(self, booster: PhraseBooster | None) -> CtcGreedy | RnntGreedy:
-        """The decoder with phrases to favour, or without."""
-        return self._plain if booster is None else self.transcriber.greedy(self.decoder, booster)
+    def greedy(self, booster: PhraseBooster | None, context: Context) -> Greedy:
+        """The decoder at a context, with phrases to favour or without."""
+        if booster is not None:
+            return self.transcriber.greedy(self.decoder, booster, context)
+        if context not in self._plain:
+            self._plain[context] = self.transcriber.greedy(self.decoder, context=context)
+        return self._plain[context]
 
     @torch.inference_mode()
-    def init_state(self, context: Context, greedy: CtcGreedy | RnntGreedy) -> tuple[Any, Any]:
+    def init_state(self, context: Context, greedy: Greedy) -> tuple[Any, Any]:
         """State of a segment that has not begun: the encoder's and the decoder's."""
         return self.module(context).init_state(1), greedy.init_state(1)
 
@@ -103,10 +107,11 @@ class Engine:
         for latency_ms in self.transcriber.latencies_ms:
             try:
                 module = self.module(context := self.context(latency_ms))
-                state = self.init_state(context, self._plain)
+                greedy = self.greedy(None, context)
+                state = self.init_state(context, greedy)
                 x = Chunk(torch.zeros(1, module.chunk, 1), torch.tensor([module.first]), torch.tensor([False]))
                 with torch.inference_mode():
-                    self._plain.step(module.step(x, state[0])[0], state[1])
+                    greedy.step(module.step(x, state[0])[0], state[1])
             except InputError:
                 raise
             except Exception as error:
@@ -179,8 +184,10 @@ class Engine:
         for greedy in {id(session.greedy): session.greedy for session in sessions}.values():
             rows = [row for row, session in enumerate(sessions) if session.greedy is greedy]
             part = Chunk(y.values[rows], y.lengths[rows], y.last[rows])
-            emitted, after = greedy.step(part, stack([sessions[row].state[1] for row in rows]))
-            counts = zip(emitted.lengths.tolist(), part.lengths.tolist(), part.last.tolist(), strict=True)
+            before = stack([sessions[row].state[1] for row in rows])
+            emitted, after = greedy.step(part, before)
+            heard = (after.steps - before.steps).tolist()
+            counts = zip(emitted.lengths.tolist(), heard, part.last.tolist(), strict=True)
             for row, tokens, (count, steps, last), state in zip(
                 rows, emitted.values, counts, split(after), strict=True
             ):

@@ -75,11 +75,11 @@ class Session:
     def _enter(self, border: int) -> None:
         """Begins a segment at a sample of the stream."""
         self.context, self.booster = self._next
-        self.greedy = self.engine.greedy(self.booster)
+        self.greedy = self.engine.greedy(self.booster, self.context)
         self.state: Any = self.engine.init_state(self.context, self.greedy)
         self._border = self._taken = border
         self._steps = 0
-        self._segment = Segment(self.engine.tokenizer, self.engine.step_ms, border / self.rate)
+        self._segment = Segment(self.engine.tokenizer, self.engine.timing, border / self.rate)
         self._said = ""
         self._drop(border)
 
@@ -163,7 +163,7 @@ class Session:
             self._close(why, end)
             return
         self._tell()
-        decoded = self._steps * self.engine.step_ms / 1000
+        decoded = self._steps * self.engine.timing.step_ms / 1000
         spoken = self._spoken_s()
         ends_here = bool(self._ends) and self._ends[0][0] == self._taken
         reason = None if ends_here else self.rules.reason(decoded, spoken)
@@ -205,7 +205,7 @@ class Session:
         text = self._segment.text
         if text != self._said:
             self._said = text  # never empty again: nothing is taken back
-            stable = " ".join(word.text for word in self._segment.settled)
+            stable = self.engine.tokenizer.join([word.text for word in self._segment.settled])
             words, heard = tuple(self._segment.words(self._heard_s)), round(self._taken / self.rate, 3)
             self._events.append(Partial(self.segments, text, stable, words[0].start_s, heard, words))
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from speechkit.fbank import KaldiFbank, LowFrameRate
+from speechkit.fbank import KaldiFbank
+from speechkit.low_frame_rate import LowFrameRate
 from speechkit.streaming.chain import Chain
 from tests.streaming.contract import CHECKS, Case
 

@@ -9,12 +9,12 @@ from speechkit.errors import InputError
 from speechkit.text import (
     CharTokenizer,
     SentencePieceTokenizer,
-    load_tokenizer,
     normalize,
     steps_for_ctc,
     train_characters,
     train_sentencepiece,
 )
+from speechkit.tokenizers import load_tokenizer
 from tests.paths import GOLDENS, needs_goldens
 
 WORDS = "the cat sat on a mat and saw two dogs run over green hills while seven birds sang songs of old".split()

@@ -17,6 +17,7 @@ class Fired(NamedTuple):
     embeds: Tensor  # (batch, tokens, dim), zero after each row's own
     counts: Tensor  # (batch,) int64, tokens
     total: Tensor  # (batch,) double, sum of the weights as they were given
+    weights: Tensor  # (batch, steps) double, as they were integrated
 
 
 class CifState(NamedTuple):
@@ -75,13 +76,25 @@ class Cif(nn.Module):
         room = int(counts.max()) if len(counts) else 0
         most = int(weights.max().ceil()) if weights.numel() else 0
         embeds = _integrated(hidden, weights, weights.new_zeros(len(weights)), room, most)[:, :room]
-        return Fired(embeds * valid_mask(counts, room)[..., None], counts, total)
+        return Fired(embeds * valid_mask(counts, room)[..., None], counts, total, weights)
 
-    def fires(self, weights: Tensor, tokens: int) -> Tensor:
-        """(batch, steps) -> (batch, tokens) int64: the step in which each token is complete; `steps` where none is."""
+    def padded(self, hidden: Tensor, weights: Tensor, lengths: Tensor) -> Fired:
+        """As `forward`, but the tail is of the step after each row's last one, in a batch padding: as FunASR."""
+        hidden = torch.cat([hidden, torch.zeros_like(hidden[:, :1])], dim=1)
+        at = torch.arange(hidden.shape[1], device=hidden.device)
+        longer = torch.cat([weights, torch.zeros_like(weights[:, :1])], dim=1)
+        longer = torch.where(at == lengths[:, None], self.tail, longer.double())
+        return Cif(self.dim, 0.0).to(hidden)(hidden, longer, lengths + 1)
+
+    def fires(self, weights: Tensor, tokens: int, begun: Tensor | None = None) -> Tensor:
+        """(batch, steps) -> (batch, tokens) int64: the step in which each token is complete; `steps` where none is.
+
+        `begun` (batch,) is the weight that the first token has before the first step.
+        """
         ends = _on_grid(weights.detach().double()).cumsum(1)
+        ends = ends if begun is None else ends + begun[:, None]
         wanted = torch.arange(1, tokens + 1, device=ends.device, dtype=ends.dtype)
-        return torch.searchsorted(ends.contiguous(), wanted.expand(len(ends), -1).contiguous())
+        return (ends[:, None] < wanted[:, None]).sum(2)
 
     def init_state(self, batch: int) -> CifState:
         """State of `batch` streams that have not begun."""

@@ -1,5 +1,6 @@
 """Error rates of a recogniser: under the masks of each context, and chunk by chunk as in use."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +13,8 @@ from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
-from speechkit.asr.conformer import Context
-from speechkit.asr.decoding.search import check_beam, make_beam, no_decoder
+from speechkit.asr.acoustic import Context, check_decoder
+from speechkit.asr.decoding.search import check_beam
 from speechkit.asr.latency import Delay, Emission, delays_ms, summary
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
@@ -73,7 +74,7 @@ class Encoded:
 
     def greedy(self, decoder: str) -> list[list[Emission]]:
         """(token, step) of every wave; in streams with as many steps a call as the encoder gives."""
-        greedy = self.transcriber.greedy(decoder)
+        greedy = self.transcriber.greedy(decoder, context=self.context)
 
         def decode(batch: list[Tensor]) -> list[Tensor]:
             lengths = torch.tensor([len(steps) for steps in batch], device=batch[0].device)
@@ -89,8 +90,8 @@ class Encoded:
 
     def beam(self, decoder: str, beam: int) -> list[list[Emission]]:
         """(token, step) of the best hypothesis of every wave."""
-        search = make_beam(self.transcriber.model, decoder, beam)
-        best = [search(steps, beam)[0] for steps in self.steps]
+        search = self.transcriber.search(decoder, beam, context=self.context)
+        best = [search.nbest(search.hear(steps, search.init_state()))[0] for steps in self.steps]
         return [list(zip(hypothesis.tokens, hypothesis.steps, strict=True)) for hypothesis in best]
 
 
@@ -152,7 +153,7 @@ def score(
         (context, mode)
         for context in contexts or transcriber.model.contexts
         for mode in modes
-        if mode == "offline" or (min(context) >= 0 and transcriber.latencies_ms)
+        if mode == "offline" or transcriber.model.streams(context)
     ]
     shown = Console(stderr=True)
     for context, mode in track(pairs, escape(split), console=shown, transient=True, disable=not sys.stderr.isatty()):
@@ -173,8 +174,7 @@ def check_choice(transcriber: Transcriber, modes: Sequence[str], decoders: Seque
     if "offline" not in modes and not (modes and transcriber.latencies_ms):
         raise InputError("nothing would be scored: a model that needs full context has the mode offline alone")
     for decoder in decoders or ():
-        if decoder not in transcriber.model.decoders:
-            raise no_decoder(transcriber.model, decoder)
+        check_decoder(transcriber.model, decoder)
     check_beam(beam)
 
 
@@ -199,7 +199,7 @@ def _line(
         split,
         decoder,
         encoded.mode,
-        latency_ms=transcriber.model.latency_ms(context) if context[1] >= 0 else None,
+        latency_ms=None if math.isinf(ahead := transcriber.model.latency_ms(context)) else ahead,
         wer=float(jiwer.wer(list(texts), said)),
         cer=float(jiwer.cer(list(texts), said)),
         words=sum(len(text.split()) for text in texts),
@@ -219,8 +219,9 @@ def _delay(
 ) -> Delay | None:
     """Emission delay over all utterances that could be aligned."""
     tokenizer, rate = encoded.transcriber.tokenizer, encoded.transcriber.rate
+    grouped = encoded.transcriber.model.grouped(encoded.context)
     found: list[float] = []
     for row, wave, text, ends in zip(rows, waves, texts, word_ends, strict=True):
         if ends is not None:
-            found += delays_ms(encoded.module, row, text, ends, tokenizer, len(wave), rate)
+            found += delays_ms(encoded.module, row, text, ends, tokenizer, len(wave), rate, grouped)
     return summary(found)

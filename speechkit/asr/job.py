@@ -17,7 +17,9 @@ from speechkit.data.module import SpeechDataModule
 from speechkit.data.utterance import allowed
 from speechkit.errors import InputError
 from speechkit.release import API
-from speechkit.text import Tokenizer, load_tokenizer, normalize, steps_for_ctc, train_characters, train_sentencepiece
+from speechkit.text import Tokenizer, normalize, steps_for_ctc, train_characters, train_sentencepiece
+from speechkit.token_list import train_list
+from speechkit.tokenizers import load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,8 @@ class RecognitionJob:
     """Prepares, scores and releases a recogniser for `speechkit.train`.
 
     Args:
-        tokenizer: ``unigram``, ``bpe`` or ``characters``, or a folder that holds a tokenizer.
+        tokenizer: ``unigram``, ``bpe``, ``characters``, ``list`` (characters of scripts without spaces, letters of
+            others), or a folder that holds a tokenizer.
         size: pieces, for ``unigram`` and ``bpe``.
         step_ms: milliseconds of audio per encoder step.
         ctc: whether the model has a CTC head, whose targets must fit into the steps.
@@ -76,6 +79,8 @@ class RecognitionJob:
             tokenizer = load_tokenizer(Path(self.kind))
         elif self.kind == "characters":
             tokenizer = train_characters(data.texts(data.train), folder)
+        elif self.kind == "list":
+            tokenizer = train_list(data.texts(data.train), folder)
         else:
             tokenizer = train_sentencepiece(data.texts(data.train), folder, self.size or 1024, self.kind)
         tokenizer.save(folder)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import forced_align, merge_tokens
 
-from speechkit.asr.decoding.words import token_groups
+from speechkit.asr.acoustic import Context
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.streaming.state import Streaming
@@ -64,10 +64,14 @@ def delays_ms(
     tokenizer: Tokenizer,
     samples: int,
     rate: int,
+    grouped: int = 1,
 ) -> list[float]:
-    """Delay of every recognised word of an utterance: what a stream of `module` emitted against the words' ends."""
+    """Delay of every recognised word of an utterance: what a stream of `module` emitted against the words' ends.
+
+    An output of the module has `grouped` steps.
+    """
     tokens = [token for token, _ in emitted]
-    groups = token_groups(tokens, tokenizer.pieces)
+    groups = tokenizer.groups(tokens)
     said = [tokenizer.decode([tokens[i] for i in group]).strip() for group in groups]
     groups = [group for group, word in zip(groups, said, strict=True) if word]
     said = [word for word in said if word]
@@ -81,7 +85,7 @@ def delays_ms(
             range(part.ref_start_idx, part.ref_end_idx), range(part.hyp_start_idx, part.hyp_end_idx), strict=True
         ):
             step = emitted[groups[heard][-1]][1]
-            found.append(1000 * (arrival(module, step, samples) / rate - ends_s[reference]))
+            found.append(1000 * (arrival(module, step // grouped, samples) / rate - ends_s[reference]))
     return found
 
 
@@ -89,15 +93,19 @@ class Aligner:
     """Forced alignment with a recogniser's CTC head under its longest context."""
 
     def __init__(self, transcriber: Transcriber) -> None:
-        head = transcriber.model.ctc
+        head = getattr(transcriber.model, "ctc", None)
         if head is None:
             raise InputError(
                 "emission delay needs a model with a CTC head to align words with: name one with aligner=FOLDER, "
                 "or leave the delay out with delay=false"
             )
         self.transcriber, self.head = transcriber, head
-        contexts = transcriber.model.contexts
-        self.context = max(contexts, key=lambda sides: [math.inf if side < 0 else side for side in sides[::-1]])
+        self.context = max(transcriber.model.contexts, key=self._reach)
+
+    def _reach(self, context: Context) -> list[float]:
+        """What a context sees ahead, and then all else: no limit is the most."""
+        ahead = self.transcriber.model.latency_ms(context)
+        return [ahead, *(math.inf if side < 0 else side for side in context[::-1])]
 
     @torch.inference_mode()
     def word_ends(self, wave: Tensor, text: str) -> list[float] | None:
@@ -114,10 +122,10 @@ class Aligner:
             tokens = tokenizer.encode(text)
         except InputError:
             return None
-        groups = token_groups(tokens, tokenizer.pieces)
+        groups = tokenizer.groups(tokens)
         if not tokens or steps_for_ctc(tokens) > steps.shape[1] or len(groups) != len(text.split()):
             return None
         targets = torch.tensor([tokens], device=steps.device)
-        labels, scores = forced_align(self.head(steps).float(), targets, blank=model.blank)
-        spans = merge_tokens(labels[0], scores[0], blank=model.blank)
+        labels, scores = forced_align(self.head(steps).float(), targets, blank=self.head.blank)
+        spans = merge_tokens(labels[0], scores[0], blank=self.head.blank)
         return [min(spans[group[-1]].end * model.step_ms / 1000, len(wave) / self.transcriber.rate) for group in groups]

@@ -1,18 +1,20 @@
 """A recogniser: front end, encoder and the heads it was built with."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from speechkit.asr.acoustic import context_within
 from speechkit.asr.conformer import ConformerEncoder, Context
 from speechkit.asr.ctc import CtcHead, ctc_loss
+from speechkit.asr.decoding.search import Heads
 from speechkit.asr.joiner import Joiner
 from speechkit.asr.nemo_stream import NemoStream
 from speechkit.asr.predictor import Predictor
 from speechkit.asr.transducer import transducer_loss
-from speechkit.errors import InputError
 from speechkit.features import LogMel
 from speechkit.streaming.chain import Chain
 
@@ -24,20 +26,7 @@ class Losses(NamedTuple):
     transducer: Tensor  # (batch,)
 
 
-def context_within(latency_ms: float, offers: Mapping[float, Context]) -> Context:
-    """The context of the longest look-ahead, in milliseconds, that is not over `latency_ms`.
-
-    Raises:
-        InputError: there is none.
-    """
-    fitting = [latency for latency in offers if latency <= latency_ms]
-    if not fitting:
-        known = ", ".join(f"{latency:g}" for latency in sorted(offers)) or "none (full context)"
-        raise InputError(f"no context of this model has a look-ahead of at most {latency_ms:g} ms; it has {known}")
-    return offers[max(fitting)]
-
-
-class Recognizer(nn.Module):
+class Recognizer(Heads, nn.Module):
     """Samples to encoder steps, with a CTC head, a transducer (predictor and joiner), or both."""
 
     def __init__(
@@ -101,12 +90,14 @@ class Recognizer(nn.Module):
 
     def latency_ms(self, context: Context) -> float:
         """Longest look-ahead of a context in milliseconds: right steps, over all layers where they add up."""
+        if context[1] < 0:
+            return math.inf
         reach = len(self.encoder.layers) if self.encoder.style == "regular" else 1
         return context[1] * self.step_ms * reach
 
     def context_at(self, latency_ms: float) -> Context:
         """As `context_within` the contexts that the model was trained with."""
-        return context_within(latency_ms, {self.latency_ms(c): c for c in self.contexts if c[1] >= 0})
+        return context_within(latency_ms, {self.latency_ms(c): c for c in self.contexts})
 
     def streams(self, context: Context) -> bool:
         """Whether the model can run chunk by chunk at a context."""

@@ -1,57 +1,31 @@
-"""Paraformer (Gao et al. 2022): all tokens of an utterance at once, from embeddings that integrate-and-fire found."""
+"""Paraformer (Gao et al. 2022): all tokens at once, from embeddings that integrate-and-fire found in encoder steps."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechkit.asr.acoustic import check_decoder, context_within
+from speechkit.asr.blocks import WHOLE, Grid
 from speechkit.asr.cif import Cif, Fired
+from speechkit.asr.conformer_blocks import ConformerBlocks
+from speechkit.asr.ctc import CtcHead
+from speechkit.asr.decoding.boosting import PhraseBooster
+from speechkit.asr.decoding.nar import NarBlocks, NarWhole
+from speechkit.asr.decoding.scoring import Scorer
+from speechkit.asr.decoding.search import Search
+from speechkit.asr.sanm_decoder import SanmDecoder, Sight
+from speechkit.asr.sanm_encoder import SanmEncoder
+from speechkit.errors import InputError
+from speechkit.features import LogMel
+from speechkit.low_frame_rate import LowFrameRateFbank
 from speechkit.nn.masks import valid_mask
-from speechkit.nn.sanm import EPSILON, Memory, SanmLayer, attend, positions
+from speechkit.streaming.chain import Chain
 
-
-class SanmEncoder(nn.Module):
-    """Low-frame-rate features, scaled, with positions added, through layers of attention with memory.
-
-    Args:
-        in_dim: of the features.
-        dim: of the layers.
-        layers: how many; the first one has nothing beside its attention.
-        heads, inner, kernel, shift, dropout: as of `SanmLayer`.
-    """
-
-    def __init__(
-        self,
-        in_dim: int = 560,
-        dim: int = 512,
-        layers: int = 50,
-        heads: int = 4,
-        inner: int = 2048,
-        kernel: int = 11,
-        shift: int = 0,
-        dropout: float = 0.1,
-    ) -> None:
-        super().__init__()
-        self.in_dim, self.dim = in_dim, dim
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
-            SanmLayer(dim if i else in_dim, dim, heads, inner, kernel, shift, dropout) for i in range(layers)
-        )
-        self.norm = nn.LayerNorm(dim, EPSILON)
-
-    def embedded(self, features: Tensor, first: Tensor) -> Tensor:
-        """(batch, time, in_dim) of which the first is at position `first` (batch,), counted from 1."""
-        places = positions(first, features.shape[1], self.in_dim)
-        return self.dropout(features * self.dim**0.5 + places.to(features))
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, time, in_dim), (batch,) -> (batch, time, dim), zero after each row's own, (batch,)."""
-        valid = valid_mask(lengths, features.shape[1])
-        x = self.embedded(features, torch.ones_like(lengths))
-        for layer in self.layers:
-            x, _ = layer(x, valid)
-        return self.norm(x) * valid[..., None], lengths
+LEAD = 1.5  # steps
 
 
 class CifPredictor(nn.Module):
@@ -68,114 +42,172 @@ class CifPredictor(nn.Module):
         self.out = nn.Linear(dim, 1)
         self.cif = Cif(dim, tail)
 
-    def weights(self, hidden: Tensor, valid: Tensor) -> Tensor:
-        """(batch, steps, dim), zero where (batch, steps) is not valid -> (batch, steps)."""
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(batch, steps, dim), zero where they are not valid -> (batch, steps) weights from 0 to 1."""
         seen = F.relu(self.conv(hidden.transpose(1, 2))).transpose(1, 2)
-        return torch.sigmoid(self.out(seen))[..., 0] * valid
-
-    def forward(self, hidden: Tensor, lengths: Tensor, target_lengths: Tensor | None = None) -> Fired:
-        """As `Cif.forward`, with the weights of its own."""
-        return self.cif(hidden, self.weights(hidden, valid_mask(lengths, hidden.shape[1])), lengths, target_lengths)
+        return torch.sigmoid(self.out(seen)[..., 0])
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with a normalisation between them."""
+class Heard(NamedTuple):
+    """Encoder steps of utterances, in blocks or whole, with the weights of those that are no other block's."""
 
-    def __init__(self, dim: int, inner: int, dropout: float) -> None:
-        super().__init__()
-        self.widen, self.norm = nn.Linear(dim, inner), nn.LayerNorm(inner, EPSILON)
-        self.narrow = nn.Linear(inner, dim, bias=False)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, dim) -> the same shape."""
-        return self.narrow(self.norm(self.dropout(F.relu(self.widen(x)))))
+    steps: Tensor  # (batch, steps, dim), block after block
+    valid: Tensor  # (batch, steps) bool
+    owned: Tensor  # (batch, steps) bool
+    weights: Tensor  # (batch, steps), zero where they are not owned
+    room: int  # steps of a block
+    grid: Grid
 
 
-class DecoderLayer(nn.Module):
-    """A feed-forward network with nothing beside it, a memory over tokens, and attention to the encoder."""
-
-    def __init__(self, dim: int, heads: int, inner: int, kernel: int, shift: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, EPSILON) for _ in range(3))
-        self.feed_forward = FeedForward(dim, inner, dropout)
-        self.memory = Memory(dim, kernel, shift)
-        self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, valid: Tensor, memory: Tensor, memory_valid: Tensor) -> Tensor:
-        """(batch, tokens, dim), of which (batch, tokens) count, over (batch, steps, dim) -> the same shape."""
-        y = self.memory(self.norm2(self.feed_forward(self.norm1(x))), valid)
-        x = x + self.dropout(y)
-        key, value = self.key_value(memory).chunk(2, dim=-1)
-        drop = self.dropout.p if self.training else 0.0
-        found = attend(self.query(self.norm3(x)), key, value, memory_valid, self.heads, drop)
-        return x + self.dropout(self.out(found))
-
-
-class SanmDecoder(nn.Module):
-    """Token embeddings over encoder steps to scores of the vocabulary, all at once.
+class Paraformer(nn.Module):
+    """Samples to tokens, whole utterances or block by block with the same weights.
 
     Args:
-        vocab_size: tokens.
-        dim: of embeddings and steps.
-        layers: with attention.
-        heads, inner, kernel, shift, dropout: of the layers.
+        front: samples to features.
+        encoder: features to steps.
+        predictor: steps to token embeddings.
+        decoder: token embeddings to tokens.
+        ctc: a head that training may have beside the decoder.
+        grids: of the streams that it is for, each [left, size, right, look_back, decoder_look_back] (`Grid`).
+        whole: whether it is for whole utterances, too.
+        special: tokens of the tokenizer that are no text.
+        end: the one of them that ends an utterance; None where the decoder has its own.
+
+    Raises:
+        ValueError: the parts do not fit, or it is for nothing.
     """
 
     def __init__(
         self,
-        vocab_size: int,
-        dim: int = 512,
-        layers: int = 16,
-        heads: int = 4,
-        inner: int = 2048,
-        kernel: int = 11,
-        shift: int = 0,
-        dropout: float = 0.1,
+        front: LowFrameRateFbank | LogMel,
+        encoder: SanmEncoder | ConformerBlocks,
+        predictor: CifPredictor,
+        decoder: SanmDecoder,
+        ctc: CtcHead | None = None,
+        grids: Sequence[Sequence[int]] = (),
+        whole: bool = True,
+        special: Sequence[int] = (),
+        end: int | None = None,
     ) -> None:
         super().__init__()
-        self.embed = nn.Embedding(vocab_size, dim)  # of tokens that training shows it
-        self.layers = nn.ModuleList(DecoderLayer(dim, heads, inner, kernel, shift, dropout) for _ in range(layers))
-        self.last_norm, self.last = nn.LayerNorm(dim, EPSILON), FeedForward(dim, inner, dropout)
-        self.norm, self.out = nn.LayerNorm(dim, EPSILON), nn.Linear(dim, vocab_size)
+        if any(len(grid) != 5 for grid in grids):
+            raise ValueError(f"a grid has five numbers, got {list(grids)}")
+        self.front, self.encoder, self.predictor, self.decoder, self.ctc = front, encoder, predictor, decoder, ctc
+        self.contexts = [WHOLE] * whole + [Grid(*map(int, grid)).check() for grid in grids]
+        if not self.contexts:
+            raise ValueError("a Paraformer hears whole utterances, blocks of a grid, or both, got neither")
+        if grids and not decoder.causal:
+            raise ValueError("streams need a decoder that sees no later tokens: a shift of half its kernel")
+        if (end is None) != decoder.end or not all(0 <= i < decoder.vocab_size for i in (*special, end or 0)):
+            raise ValueError(f"the token of the end must be the decoder's own or one of the vocabulary, got {end}")
+        self.vocab_size = decoder.vocab_size
+        self.end = decoder.vocab_size if end is None else end
+        self.special = sorted({*special, self.end})
+        self.compat: str | None = None
+        dims = encoder.dim, predictor.out.in_features, decoder.dim
+        if len(set(dims)) > 1 or (ctc is not None and ctc.out.in_features != encoder.dim):
+            raise ValueError(f"the parts must have one width, got {dims} of encoder, predictor and decoder")
 
-    def forward(self, embeds: Tensor, counts: Tensor, memory: Tensor, lengths: Tensor) -> Tensor:
-        """(batch, tokens, dim), (batch,), (batch, steps, dim), (batch,) -> (batch, tokens, vocab_size)."""
-        valid, memory_valid = valid_mask(counts, embeds.shape[1]), valid_mask(lengths, memory.shape[1])
-        x = embeds
-        for layer in self.layers:
-            x = layer(x, valid, memory, memory_valid)
-        scores: Tensor = self.out(self.norm(self.last(self.last_norm(x))))
-        return scores
+    @property
+    def rate(self) -> int:
+        """Sampling rate in Hz."""
+        return self.front.sample_rate
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.decoder.norm.weight.device
 
-class Said(NamedTuple):
-    """What Paraformer makes of utterances."""
+    @property
+    def step_ms(self) -> float:
+        """Milliseconds between encoder steps."""
+        return 1000 * self.front.hop * self.encoder.stride / self.rate
 
-    log_probs: Tensor  # (batch, tokens, vocab_size)
-    counts: Tensor  # (batch,) int64, tokens, the end included
-    fires: Tensor  # (batch, tokens) int64, the step in which each was complete
+    @property
+    def lead_ms(self) -> float:
+        """How much earlier than the step that completes it a token begins, as FunASR's timestamps have it."""
+        return LEAD * self.step_ms
 
+    def grouped(self, context: Grid) -> int:
+        """Encoder steps in an output of `streaming`: those of a block."""
+        return context.size
 
-class Paraformer(nn.Module):
-    """Features to tokens.
+    @property
+    def decoders(self) -> list[str]:
+        """The one that says all tokens at once."""
+        return ["nar"]
 
-    Args:
-        encoder: features to steps.
-        predictor: steps to token embeddings.
-        decoder: token embeddings to tokens.
-    """
+    def latency_ms(self, context: Grid) -> float:
+        """Longest look-ahead of a grid in milliseconds, infinite of whole utterances."""
+        return math.inf if context.whole else (context.size - 1 + context.right) * self.step_ms
 
-    def __init__(self, encoder: SanmEncoder, predictor: CifPredictor, decoder: SanmDecoder) -> None:
-        super().__init__()
-        self.encoder, self.predictor, self.decoder = encoder, predictor, decoder
+    def context_at(self, latency_ms: float) -> Grid:
+        """As `context_within` the grids that the model is for."""
+        return context_within(latency_ms, {self.latency_ms(grid): grid for grid in self.contexts if not grid.whole})
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Said:
-        """(batch, time, in_dim), (batch,) -> log-probabilities of every token that fired."""
-        hidden, lengths = self.encoder(features, lengths)
-        weights = self.predictor.weights(hidden, valid_mask(lengths, hidden.shape[1]))
-        fired = self.predictor.cif(hidden, weights, lengths)
-        scores = self.decoder(fired.embeds, fired.counts, hidden, lengths)
-        return Said(scores.log_softmax(-1), fired.counts, self.predictor.cif.fires(weights, scores.shape[1]))
+    def streams(self, context: Grid) -> bool:
+        """Whether the model can run chunk by chunk at a context."""
+        return not context.whole
+
+    def encode(self, wave: Tensor, lengths: Tensor, context: Grid | None = None) -> tuple[Tensor, Tensor]:
+        """(batch, samples) -> steps (batch, steps, dim) or, of a grid, packed `Blocks`, and how many of each row."""
+        features, counts = self.front(wave, lengths)
+        grid = self.contexts[0] if context is None else context
+        if grid.whole:
+            steps, counts = self.encoder(features, counts, self.compat)
+            return steps, counts
+        blocks = self.encoder.blocks(features, counts, grid)
+        return blocks.packed(), blocks.last.int().argmax(1) + 1
+
+    def streaming(self, context: Grid, chunks: int = 1) -> Chain:
+        """Samples (batch, time, 1) to packed `Blocks`, one a call, whatever `chunks` is; equal to `encode`."""
+        return Chain(self.front, self.encoder.at(context, self.compat))
+
+    def greedy(self, decoder: str, context: Grid, booster: PhraseBooster | None = None) -> NarWhole | NarBlocks:
+        """Steps or packed blocks to tokens."""
+        check_decoder(self, decoder)
+        if context.whole:
+            return NarWhole(self.predictor, self.decoder, self.special, booster, self.compat)
+        return NarBlocks(self.predictor, self.decoder, context, self.special, booster, self.compat)
+
+    def beam(self, decoder: str, context: Grid, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> Search:
+        """There is none.
+
+        Raises:
+            InputError: always.
+        """
+        check_decoder(self, decoder)
+        raise InputError("this model says all tokens at once: it has no beam search and takes no language model")
+
+    def heard(self, features: Tensor, lengths: Tensor, grid: Grid = WHOLE) -> Heard:
+        """What training needs of (batch, time, in_dim) features, (batch,): every step, and its weight."""
+        if grid.whole:
+            steps, counts = self.encoder(features, lengths, self.compat)
+            valid = valid_mask(counts, steps.shape[1])
+            return Heard(steps, valid, valid, self.predictor(steps) * valid, steps.shape[1], grid)
+        blocks = self.encoder.blocks(features, lengths, grid)
+        owned = blocks.owned(grid)
+        weights = self.predictor(blocks.rows.flatten(0, 1)).view_as(owned) * owned
+        steps, valid, own, weights = (part.flatten(1, 2) for part in (blocks.rows, blocks.valid(), owned, weights))
+        return Heard(steps, valid, own, weights, grid.room, grid)
+
+    def integrated(self, heard: Heard, target_lengths: Tensor | None = None) -> Fired:
+        """Embeddings of the tokens, as many as the targets have where their lengths are given."""
+        every = torch.full_like(heard.valid[:, 0], heard.steps.shape[1], dtype=torch.int64)
+        return self.predictor.cif(heard.steps, heard.weights, every, target_lengths)
+
+    def text(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens of the tokenizer that are text."""
+        return [token for token in tokens if token not in self.special]
+
+    def sight(self, heard: Heard, fired: Fired) -> Sight:
+        """What each token sees: its own block's steps, and those that the grid lets it look back at."""
+        tokens = valid_mask(fired.counts, fired.embeds.shape[1])
+        if heard.grid.whole:
+            return Sight(tokens, heard.steps, heard.valid)
+        at = torch.arange(heard.steps.shape[1], device=tokens.device)
+        last = heard.grid.blocks(heard.owned.sum(1))[:, None]  # a token that no step completes is the last block's
+        place = (self.predictor.cif.fires(fired.weights, tokens.shape[1]) // heard.room).minimum(last)
+        back = place[..., None] - at // heard.room  # blocks from a token back to a step
+        seen = (back > 0) & (back <= heard.grid.decoder_look_back) & heard.owned[:, None]
+        return Sight(tokens, heard.steps, seen | ((back == 0) & heard.valid[:, None]))

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from speechkit.asr.decoding.hypothesis import Hypothesis
-from speechkit.asr.decoding.words import Word, words
+from speechkit.asr.decoding.words import Timing, Word, words
 from speechkit.asr.transcript import Transcript, plain, transcript
-from speechkit.text import WORD_START, Tokenizer
+from speechkit.text import Tokenizer
 
 
 class Segment:
@@ -16,15 +16,15 @@ class Segment:
 
     Args:
         tokenizer: of the model.
-        step_ms: milliseconds between encoder steps.
+        timing: of the model's steps.
         start_s: where in the stream the segment begins, in seconds.
 
     Attributes:
         settled: the words that are complete, because another one has begun after them.
     """
 
-    def __init__(self, tokenizer: Tokenizer, step_ms: float, start_s: float = 0.0) -> None:
-        self.tokenizer, self.step_ms, self.start_s = tokenizer, step_ms, start_s
+    def __init__(self, tokenizer: Tokenizer, timing: Timing, start_s: float = 0.0) -> None:
+        self.tokenizer, self.timing, self.start_s = tokenizer, timing, start_s
         self.settled: list[Word] = []
         self._found = Hypothesis([], [], [], 0.0)  # its lists grow in place: a copy a chunk adds up over hours
         self._begin = 0  # where the tokens of the open word begin
@@ -37,13 +37,13 @@ class Segment:
     @property
     def text(self) -> str:
         """The text so far."""
-        return " ".join([word.text for word in self.settled] + [self.open] * bool(self.open))
+        return self.tokenizer.join([word.text for word in self.settled] + [self.open] * bool(self.open))
 
     @property
     def last_s(self) -> float | None:
         """When in the stream the last token was emitted; None where there is none yet."""
         steps = self._found.steps
-        return self.start_s + (steps[-1] + 1) * self.step_ms / 1000 if steps else None
+        return self.start_s + (steps[-1] + 1) * self.timing.step_ms / 1000 if steps else None
 
     def words(self, heard_s: float) -> list[Word]:
         """The words so far, of so many seconds of the segment; the last may still grow."""
@@ -52,7 +52,7 @@ class Segment:
     def transcript(self, heard_s: float) -> Transcript:
         """What was said in the segment, of so many seconds."""
         found = replace(self._found, score=sum(self._found.log_probs))
-        said = transcript([found], self.tokenizer, self.step_ms, heard_s)
+        said = transcript([found], self.tokenizer, self.timing, heard_s)
         return replace(said, words=[self._shifted(word) for word in said.words])
 
     def append(self, rows: Sequence[Sequence[float]], heard_s: float) -> None:
@@ -65,7 +65,7 @@ class Segment:
             self._settle(heard_s)
 
     def _words(self, begin: int, end: int | None, heard_s: float) -> list[Word]:
-        found = words(self._part(begin, end), self.tokenizer, self.step_ms, seconds=heard_s)
+        found = words(self._part(begin, end), self.tokenizer, self.timing, heard_s)
         return [self._shifted(word) for word in found]
 
     def _shifted(self, word: Word) -> Word:
@@ -80,7 +80,7 @@ class Segment:
             return
         complete = self._words(self._begin, begin, heard_s)
         if complete:
-            next_s = self.start_s + self._found.steps[begin] * self.step_ms / 1000
+            next_s = self.start_s + (self._found.steps[begin] * self.timing.step_ms - self.timing.lead_ms) / 1000
             following = max(complete[-1].start_s, round(next_s, 3))
             complete[-1] = replace(complete[-1], end_s=min(complete[-1].end_s, following))
         self.settled += complete
@@ -88,13 +88,8 @@ class Segment:
 
     def _last_word(self) -> int:
         """Where the last word with letters begins."""
-        pieces = [self.tokenizer.pieces[token] for token in self._found.tokens[self._begin :]]
-        letters = False
-        for i in range(len(pieces) - 1, 0, -1):
-            letters = letters or pieces[i] not in (" ", WORD_START)
-            if letters and pieces[i] != " " and (pieces[i].startswith(WORD_START) or pieces[i - 1] == " "):
-                return self._begin + i
-        return self._begin
+        groups = self.tokenizer.groups(self._found.tokens[self._begin :])
+        return self._begin + (groups[-1][0] if groups else 0)
 
     def _part(self, begin: int, end: int | None) -> Hypothesis:
         found = self._found

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechkit.asr.acoustic import AcousticModel
-from speechkit.asr.conformer import Context
+from speechkit.asr.acoustic import AcousticModel, Context, Greedy
 from speechkit.asr.decoding.boosting import PhraseBooster
-from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.scoring import Scorer
-from speechkit.asr.decoding.search import GreedySearch, Search, make_beam, make_greedy
+from speechkit.asr.decoding.search import GreedySearch, Search
+from speechkit.asr.decoding.words import Timing
 from speechkit.asr.model import Recognizer
 from speechkit.asr.pauses import windows
 from speechkit.asr.pieces import Audio, Pieces
@@ -67,9 +66,12 @@ class Transcriber:
         """The context of the longest look-ahead that is not over `latency_ms`; without one, the model's first."""
         return self.model.contexts[0] if latency_ms is None else self.model.context_at(latency_ms)
 
-    def greedy(self, decoder: str | None = None, hotwords: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
-        """A greedy decoder: ``rnnt`` or ``ctc``; without a name the first that the model has."""
-        return make_greedy(self.model, decoder or self.model.decoders[0], hotwords)
+    def greedy(
+        self, decoder: str | None = None, hotwords: PhraseBooster | None = None, context: Context | None = None
+    ) -> Greedy:
+        """A greedy decoder at a context; without a name the first that the model has, without a context its first."""
+        context = self.model.contexts[0] if context is None else context
+        return self.model.greedy(decoder or self.model.decoders[0], context, hotwords)
 
     def search(
         self,
@@ -77,8 +79,9 @@ class Transcriber:
         beam: int = 1,
         hotwords: PhraseBooster | None = None,
         scorers: Sequence[Scorer[Any]] = (),
+        context: Context | None = None,
     ) -> Search:
-        """A beam search, or a greedy decoder where the beam is 1.
+        """A beam search at a context, the model's first where none is given, or a greedy decoder where the beam is 1.
 
         Raises:
             InputError: the model has no such decoder, the beam is not from 1 to 1000, or a greedy decoder gets scorers.
@@ -86,9 +89,10 @@ class Transcriber:
         if scorers and beam < 2:
             raise InputError("a language model needs a beam search: give a beam of 2 or more")
         if beam == 1:
-            return GreedySearch(self.greedy(decoder, hotwords))
+            return GreedySearch(self.greedy(decoder, hotwords, context))
         boosters: list[Scorer[Any]] = [] if hotwords is None else [hotwords]
-        return make_beam(self.model, decoder or self.model.decoders[0], beam, [*boosters, *scorers])
+        context = self.model.contexts[0] if context is None else context
+        return self.model.beam(decoder or self.model.decoders[0], context, beam, [*boosters, *scorers])
 
     def booster(self, hotwords: Phrases | None, weight: float = 2.0) -> PhraseBooster | None:
         """Phrases as plain text, checked against the tokenizer."""
@@ -116,7 +120,7 @@ class Transcriber:
             source: a file, samples in [-1, 1] at `rate`, or an iterator of pieces of them such as `audio.blocks`.
             rate: of samples, Hz; the model's where none is given.
             latency_ms: look-ahead; the model's first context where none is given.
-            decoder: ``rnnt`` or ``ctc``; the first that the model has where none is given.
+            decoder: ``rnnt``, ``ctc`` or ``nar``; the first that the model has where none is given.
             beam: hypotheses that a search keeps; 1 is greedy decoding.
             hotwords: phrases to favour, or pairs of a phrase and the factor on `hotword_weight`.
             hotword_weight: nats per token.
@@ -126,17 +130,18 @@ class Transcriber:
         Raises:
             InputError: the model cannot do what an option asks for, or audio that cannot be used: see `audio.blocks`.
         """
-        search = self.search(decoder, beam, self.booster(hotwords, hotword_weight), scorers)
+        context = self.context(latency_ms)
+        search = self.search(decoder, beam, self.booster(hotwords, hotword_weight), scorers, context)
         if not 1 <= nbest <= beam:
             raise InputError(f"a beam of {beam} gives from 1 to {beam} best hypotheses, got {nbest}")
         pieces = Pieces(source, self.rate, rate)
-        found = self._decode(pieces, self.context(latency_ms), search, nbest)
-        return transcript(found, self.tokenizer, self.model.step_ms, pieces.samples / self.rate)
+        found = self._decode(pieces, context, search, nbest)
+        timing = Timing(self.model.step_ms, self.model.lead_ms)
+        return transcript(found, self.tokenizer, timing, pieces.samples / self.rate)
 
     def encode_blocks(self, pieces: Iterable[Tensor], context: Context) -> Iterator[Tensor]:
         """Pieces (samples, 1) -> encoder steps (steps, dim) as they come, many attention chunks a call."""
-        chunk_seconds = (context[1] + 1) * self.model.step_ms / 1000
-        chunks = max(1, round(BLOCK_SECONDS / chunk_seconds))
+        chunks = max(1, round(BLOCK_SECONDS * self.rate / self.model.streaming(context).chunk))
         stream = Stream(self.model.streaming(context, chunks))
         for piece in pieces:
             yield from stream.push(piece)
@@ -155,9 +160,13 @@ class Transcriber:
         if not limited:
             raise InputError("this model was trained with full context: it cannot stream, only hear whole recordings")
         context = limited[0] if latency_ms is None else self.context(latency_ms)
-        if context not in limited:
-            raise InputError(f"the model's context {list(context)} is not limited: it cannot stream")
-        greedy = self.greedy(decoder, self.booster(hotwords, hotword_weight))
+        booster = self.booster(hotwords, hotword_weight)
+
+        def greedy(context: Context) -> Greedy:
+            if not self.model.streams(context):
+                raise InputError(f"the model's context {list(context)} is not limited: it cannot stream")
+            return self.greedy(decoder, booster, context)
+
         return TranscriptStream(self.model, self.tokenizer, context, greedy, self.rate if rate is None else rate)
 
     def _decode(self, pieces: Iterator[np.ndarray], context: Context, search: Search, nbest: int) -> list[Hypothesis]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from speechkit.asr.decoding.hypothesis import Hypothesis
-from speechkit.asr.decoding.words import Word, words
+from speechkit.asr.decoding.words import Timing, Word, words
 from speechkit.text import WORD_START, Tokenizer
 
 
@@ -22,10 +22,10 @@ class Transcript:
         return sum(word.confidence for word in self.words) / len(self.words) if self.words else 0.0
 
 
-def transcript(found: list[Hypothesis], tokenizer: Tokenizer, step_ms: float, seconds: float) -> Transcript:
+def transcript(found: list[Hypothesis], tokenizer: Tokenizer, timing: Timing, seconds: float) -> Transcript:
     """Hypotheses, best first, of audio of so many seconds."""
     best = found[0]
-    spoken = words(best, tokenizer, step_ms, seconds=seconds)
+    spoken = words(best, tokenizer, timing, seconds)
     return Transcript(plain(tokenizer.decode(best.tokens)), spoken, seconds, found)
 
 

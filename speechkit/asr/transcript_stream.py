@@ -1,19 +1,16 @@
 """One stream of audio becoming text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from speechkit import audio
-from speechkit.asr.acoustic import AcousticModel
-from speechkit.asr.conformer import Context
-from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
-from speechkit.asr.decoding.words import Word
+from speechkit.asr.acoustic import AcousticModel, Context, Greedy
+from speechkit.asr.decoding.words import Timing, Word
 from speechkit.asr.segment import Segment
 from speechkit.asr.transcript import Transcript
-from speechkit.errors import InputError
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.stream import Stream
 from speechkit.text import Tokenizer
@@ -28,12 +25,17 @@ class TranscriptStream:
     Args:
         model, tokenizer: the recogniser.
         context: look-ahead of the first segment.
-        greedy: decoder of one of its heads.
+        greedy: the decoder for a context; `InputError` where the model cannot stream at it.
         rate: of what is pushed, Hz.
     """
 
     def __init__(
-        self, model: AcousticModel, tokenizer: Tokenizer, context: Context, greedy: CtcGreedy | RnntGreedy, rate: int
+        self,
+        model: AcousticModel,
+        tokenizer: Tokenizer,
+        context: Context,
+        greedy: Callable[[Context], Greedy],
+        rate: int,
     ) -> None:
         self.model, self.tokenizer, self._greedy = model, tokenizer, greedy
         self._resampler = audio.StreamResampler(rate, model.rate)
@@ -43,10 +45,12 @@ class TranscriptStream:
 
     def _enter(self, context: Context) -> None:
         """Begins a segment, of which the model knows nothing yet."""
+        self._stream = Stream(Chain(self.model.streaming(context), self._greedy(context)))
         self.context = context
-        self._stream = Stream(Chain(self.model.streaming(context), self._greedy))
         self._border = self._samples  # where the segment begins
-        self._segment = Segment(self.tokenizer, self.model.step_ms, self._border / self.model.rate)
+        self._segment = Segment(
+            self.tokenizer, Timing(self.model.step_ms, self.model.lead_ms), self._border / self.model.rate
+        )
 
     @property
     def settled(self) -> list[Word]:
@@ -106,8 +110,7 @@ class TranscriptStream:
         if self._over:
             raise ValueError("this stream was finished: begin another one")
         context = self.context if latency_ms is None else self.model.context_at(latency_ms)
-        if min(context) < 0:
-            raise InputError(f"the model's context {list(context)} is not limited: it cannot stream")
+        self._greedy(context)
         self._close()
         said = self._transcript()
         self._enter(context)

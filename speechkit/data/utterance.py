@@ -12,7 +12,7 @@ import numpy as np
 
 from speechkit import audio
 from speechkit.errors import InputError
-from speechkit.text import normalize
+from speechkit.text import UNSPACED, normalize
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +117,11 @@ def normalized(utterances: Sequence[Utterance]) -> Report:
 
 
 def _lost_characters(texts: Iterable[str]) -> set[str]:
-    """Letters and digits without a spelling in a to z."""
+    """Letters and digits without a spelling in a to z, of scripts with spaces between words."""
     seen: set[str] = set()
     for text in texts:
         seen.update(text)
-    return {c for c in seen if c.isalnum() and not re.fullmatch("[a-z]+", normalize(c))}
+    return {c for c in seen if c.isalnum() and not re.fullmatch(f"[a-z{UNSPACED}]+", normalize(c))}
 
 
 def _probe(candidate: Utterance) -> Utterance | str:

@@ -91,7 +91,7 @@ class RecogniserEvaluation:
 def _aligner(model: Transcriber, name: str | None, device: str) -> Aligner | None:
     """What aligns words: the model itself if it can, or another one."""
     if name is None:
-        return Aligner(model) if model.model.ctc is not None else None
+        return Aligner(model) if getattr(model.model, "ctc", None) is not None else None
     other = recogniser(name, device)
     if other.rate != model.rate:
         raise InputError(f"the aligner takes {other.rate} Hz and the model {model.rate} Hz: they must agree")

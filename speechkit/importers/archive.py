@@ -20,6 +20,7 @@ MAX_BYTES = 16 << 30  # all that is read of one archive
 SMALL_BYTES = 64 << 20  # below this any compression is believed
 MAX_RATIO = 50  # above it, an archive that unpacks to more than this many times its size is a bomb
 MAX_MEMBERS = 10_000
+WRAPPINGS = ("state_dict", "model_state_dict", "model")  # what training programs call the weights
 MAX_STRANGERS = 100  # classes that a checkpoint may name besides tensors
 
 
@@ -145,8 +146,9 @@ def _check_zip(data: bytes, source: str) -> None:
 def read_state_dict(data: bytes, source: str, strangers: bool = False) -> dict[str, Tensor]:
     """A plain dictionary of tensors that `torch.save` wrote; arguments as of `read_pickle`."""
     state = read_pickle(data, source, strangers)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for wrapping in WRAPPINGS:
+        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{source} holds no dictionary of tensors")
     check_plain(state, source)

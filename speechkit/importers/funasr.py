@@ -2,13 +2,20 @@
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from speechkit.errors import InputError
+from speechkit.importers.nemo import parse_yaml
 from speechkit.importers.section import Section
+from speechkit.release import Release
+from speechkit.token_list import LIST_FILE, read_list
+
+CONFIG, MVN = "config.yaml", "am.mvn"
+MARK = "predictor.cif_output.weight"
 
 Replacement = str | Callable[[re.Match[str]], str]
 
@@ -66,6 +73,31 @@ def normalization(text: str, source: str) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
+def read(tensors: Mapping[str, Tensor], path: Path) -> Release:
+    """A model of FunASR's: the tensors of `path`, and what lies beside it.
+
+    Raises:
+        InputError: something is missing, damaged, or of a model that speechkit does not have.
+    """
+    config = parse_yaml(_beside(path, CONFIG), str(path.parent / CONFIG))
+    tokenizer = read_list(path.parent) if _beside(path, LIST_FILE) else None
+    config.setdefault("vocab_size", tokenizer.vocab_size if tokenizer else None)
+    shift, scale = normalization(_beside(path, MVN).decode("utf-8", "replace"), str(path.parent / MVN))
+    own = renamed({name.removeprefix("module."): value.float() for name, value in tensors.items()})
+    own |= {"front.joined.shift": shift, "front.joined.scale": scale}
+    return Release(str(path.parent), {"model": model_config(config, str(path.parent))}, own, tokenizer)
+
+
+def _beside(path: Path, name: str) -> bytes:
+    try:
+        return (path.parent / name).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path} is a model of FunASR's, which needs {CONFIG}, {MVN} and {LIST_FILE} beside it: {name} cannot be "
+            f"read ({error.strerror or error})"
+        ) from error
+
+
 def model_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The configuration of the network.
 
@@ -73,33 +105,78 @@ def model_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         InputError: it describes another model, or one that speechkit does not have.
     """
     root = Section(source, config)
+    streams = root.only("model", "Paraformer", "ParaformerStreaming") == "ParaformerStreaming"
     root.only("encoder", "SANMEncoder", "SANMEncoderChunkOpt")
     root.only("decoder", "ParaformerSANMDecoder")
     root.only("predictor", "CifPredictorV2")
     encoder, decoder, predictor = (root.at(f"{part}_conf") for part in ("encoder", "decoder", "predictor"))
-    front = root.at("frontend_conf")
-    dim, at = encoder.integer("output_size", 256), "speechkit.asr.paraformer."
-    mels, span = front.integer("n_mels", 80), front.integer("lfr_m", 1)
+    for part, key, honoured in (
+        (encoder, "selfattention_layer_type", "sanm"), (encoder, "normalize_before", True),
+        (predictor, "threshold", 1.0), (predictor, "smooth_factor", 1.0), (predictor, "noise_threshold", 0),
+        (predictor, "l_order", 1), (predictor, "r_order", 1),
+    ):  # fmt: skip
+        part.only(key, honoured)
+    dim, vocab_size = encoder.integer("output_size", 256), root.integer("vocab_size")
+    front = _front(root.at("frontend_conf"))
     return {
-        "_target_": at + "Paraformer",
+        "_target_": "speechkit.asr.paraformer.Paraformer",
+        "front": front,
         "encoder": {
-            "_target_": at + "SanmEncoder", "in_dim": mels * span, "dim": dim,
+            "_target_": "speechkit.asr.sanm_encoder.SanmEncoder",
+            "in_dim": front["joined"]["dim"] * front["joined"]["span"], "dim": dim,
             "layers": encoder.integer("num_blocks", 6), **_sizes(encoder),
-            "dropout": encoder.number("dropout_rate", 0.1),
         },
-        "predictor": {"_target_": at + "CifPredictor", "dim": dim, "tail": predictor.number("tail_threshold", 0.45)},
+        "predictor": {
+            "_target_": "speechkit.asr.paraformer.CifPredictor", "dim": dim,
+            "tail": predictor.number("tail_threshold", 0.45),
+        },
         "decoder": {
-            "_target_": at + "SanmDecoder", "vocab_size": root.integer("vocab_size"), "dim": dim,
+            "_target_": "speechkit.asr.sanm_decoder.SanmDecoder", "vocab_size": vocab_size, "dim": dim,
             "layers": decoder.integer("att_layer_num", 6), **_sizes(decoder),
-            "dropout": decoder.number("dropout_rate", 0.1),
+        },
+        "grids": _grids(encoder) if streams else [],
+        "whole": not streams,
+        "special": [i for i in (0, 1, 2) if i < vocab_size],
+        "end": min(2, vocab_size - 1),
+    }  # fmt: skip
+
+
+def _front(front: Section) -> dict[str, Any]:
+    front.only("window", "hamming")
+    mels = front.integer("n_mels", 80)
+    return {
+        "_target_": "speechkit.low_frame_rate.LowFrameRateFbank",
+        "fbank": {
+            "_target_": "speechkit.fbank.KaldiFbank", "sample_rate": front.integer("fs", 16000), "n_mels": mels,
+            "window_ms": front.number("frame_length", 25), "stride_ms": front.number("frame_shift", 10),
+            "dither": front.number("dither", 1.0),
+        },
+        "joined": {
+            "_target_": "speechkit.low_frame_rate.LowFrameRate", "dim": mels, "span": front.integer("lfr_m", 1),
+            "stride": front.integer("lfr_n", 1),
         },
     }  # fmt: skip
 
 
-def _sizes(part: Section) -> dict[str, int]:
+def _grids(encoder: Section) -> list[list[int]]:
+    """Of training's blocks, the largest first; the second of two is the one that FunASR streams with."""
+    names = "pad_left", "stride", "chunk_size", "encoder_att_look_back_factor", "decoder_att_look_back_factor"
+    columns = [encoder.get(name) for name in names]
+    columns = [column if isinstance(column, list) else [column] for column in columns]
+    count = max(map(len, columns))
+    try:
+        rows = [[int(column[min(i, len(column) - 1)]) for column in columns] for i in range(count)]
+    except (TypeError, ValueError, IndexError):
+        raise InputError(f"{encoder.source} needs whole numbers for {', '.join(names)} of its encoder") from None
+    grids = [[left, size, room - left - size, back, other] for left, size, room, back, other in rows]
+    return sorted(grids, key=lambda grid: grid[1] + grid[2], reverse=True)
+
+
+def _sizes(part: Section) -> dict[str, Any]:
     return {
         "heads": part.integer("attention_heads", 4),
         "inner": part.integer("linear_units", 2048),
         "kernel": part.integer("kernel_size", 11),
         "shift": int(part.number("sanm_shfit", 0)),
+        "dropout": part.number("dropout_rate", 0.1),
     }

@@ -1,10 +1,14 @@
 """Self-attention with a memory (Gao et al. 2020, SAN-M): attention, and a convolution over the values beside it."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from speechkit.streaming.state import queue_pop
 
 EPSILON = 1e-12  # of the normalisations, as published
 
@@ -26,23 +30,32 @@ class Memory(nn.Module):
             raise ValueError(f"a kernel of {kernel} taps cannot lie {shift} earlier")
         self.conv = nn.Conv1d(dim, dim, kernel, groups=dim, bias=False)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """(batch, time, dim), (batch, time) bool -> the same shape, zero where it is not valid."""
+    def forward(self, x: Tensor, valid: Tensor, left: Tensor | None = None) -> Tensor:
+        """(batch, time, dim), (batch, time) bool -> the same shape, zero where it is not valid.
+
+        A causal memory may be given what was before, (batch, kernel - 1, dim).
+        """
         x = x * valid[..., None]
-        seen = self.conv(F.pad(x.transpose(1, 2), (self.left, self.right))).transpose(1, 2)
+        before = F.pad(x, (0, 0, self.left, 0)) if left is None else torch.cat([left, x], dim=1)
+        seen = self.conv(F.pad(before.transpose(1, 2), (0, self.right))).transpose(1, 2)
         return (seen + x) * valid[..., None]
 
+    def kept(self, x: Tensor, counts: Tensor, left: Tensor) -> Tensor:
+        """The `left` after the first (batch,) inputs of (batch, time, dim)."""
+        return queue_pop(torch.cat([left, x], dim=1), counts, self.left)
 
-def attend(query: Tensor, key: Tensor, value: Tensor, valid: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
-    """(batch, time, dim) over (batch, keys, dim), of which (batch, keys) bool count -> (batch, time, dim).
 
-    A row in which nothing counts gives zeros.
+def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
+    """(batch, time, dim) over (batch, keys, dim) -> (batch, time, dim).
+
+    `visible` is (batch, keys) bool, or (batch, time, keys) where not all see the same. What sees nothing gets zeros.
     """
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    visible = visible[:, None] if visible.dim() == 2 else visible
     lowest = torch.finfo(query.dtype).min / 2
-    bias = torch.zeros_like(valid, dtype=query.dtype).masked_fill(~valid, lowest)[:, None, None]
+    bias = torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, lowest)[:, None]
     found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-    return found.transpose(1, 2).flatten(2) * valid.any(1)[:, None, None]
+    return found.transpose(1, 2).flatten(2) * visible.any(2)[..., None]
 
 
 class SanmAttention(nn.Module):
@@ -58,33 +71,36 @@ class SanmAttention(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, heads: int, kernel: int, shift: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
+        if dim % heads:
+            raise ValueError(f"{dim} dimensions cannot be split among {heads} heads")
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(in_dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
         self.memory = Memory(dim, kernel, shift)
 
-    def forward(
-        self, x: Tensor, valid: Tensor, past: Tensor | None = None, past_valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """What comes of (batch, time, in_dim), and its keys and values, side by side (batch, time, 2 * dim).
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, time, in_dim) -> queries (batch, time, dim); keys and values side by side (batch, time, 2 * dim)."""
+        dim = self.out.in_features
+        query, made = self.qkv(x).split([dim, 2 * dim], dim=-1)
+        return query, made
 
-        Args:
-            x: inputs.
-            valid: (batch, time) bool.
-            past: (batch, past, 2 * dim) keys and values before them; the memory does not see them.
-            past_valid: (batch, past) bool.
-        """
-        query, key, value = self.qkv(x).chunk(3, dim=-1)
-        made = torch.cat([key, value], dim=-1)
-        counts = valid
-        if past is not None and past_valid is not None:
-            before = past.chunk(2, dim=-1)
-            key, seen = torch.cat([before[0], key], dim=1), torch.cat([before[1], value], dim=1)
-            counts = torch.cat([past_valid, valid], dim=1)
-        else:
-            seen = value
-        attended = attend(query, key, seen, counts, self.heads, self.dropout if self.training else 0.0)
-        return self.out(attended) + self.memory(value, valid), made
+    def forward(self, query: Tensor, made: Tensor, valid: Tensor, past: "Past | None" = None) -> Tensor:
+        """What `project` gave, and (batch, time) bool -> (batch, time, dim). The memory does not see the past."""
+        value = made.chunk(2, dim=-1)[1]
+        seen, visible = made, valid
+        if past is not None:
+            seen, visible = torch.cat([past.made, made], dim=1), torch.cat([past.valid, valid], dim=1)
+        key, seen_value = seen.chunk(2, dim=-1)
+        attended = attend(query, key, seen_value, visible, self.heads, self.dropout if self.training else 0.0)
+        found: Tensor = self.out(attended)
+        return found + self.memory(value, valid)
+
+
+class Past(NamedTuple):
+    """Keys and values of steps before those at hand."""
+
+    made: Tensor  # (batch, past, 2 * dim), side by side
+    valid: Tensor  # (batch, past) bool
 
 
 class SanmLayer(nn.Module):
@@ -108,18 +124,20 @@ class SanmLayer(nn.Module):
         self.widen, self.narrow = nn.Linear(dim, inner), nn.Linear(inner, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, valid: Tensor, past: Tensor | None = None, past_valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """As `SanmAttention.forward`."""
-        found, made = self.attention(self.norm1(x), valid, past, past_valid)
-        x = (x if self.beside else 0) + self.dropout(found)
-        return x + self.dropout(self.narrow(self.dropout(F.relu(self.widen(self.norm2(x)))))), made
+    def forward(self, x: Tensor, valid: Tensor, past: Callable[[Tensor], Past | None] | None = None) -> Tensor:
+        """(batch, time, in_dim), (batch, time) bool -> (batch, time, dim).
+
+        `past` gives what lies before the inputs, and is told their own keys and values.
+        """
+        query, made = self.attention.project(self.norm1(x))
+        found = self.dropout(self.attention(query, made, valid, past(made) if past else None))
+        x = x + found if self.beside else found
+        return x + self.dropout(self.narrow(self.dropout(F.relu(self.widen(self.norm2(x))))))
 
 
 def positions(first: Tensor, time: int, dim: int) -> Tensor:
     """Sines and cosines, in halves, of positions that begin with `first` (batch,): (batch, time, dim)."""
     half = dim // 2
-    rate = torch.exp(torch.arange(half, device=first.device) * (-math.log(10_000.0) / (half - 1)))
+    rate = torch.exp(torch.arange(half, device=first.device) * (-math.log(10_000.0) / max(1, half - 1)))
     angle = (first[:, None] + torch.arange(time, device=first.device))[..., None] * rate
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

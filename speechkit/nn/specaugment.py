@@ -13,6 +13,7 @@ class SpecAugment(nn.Module):
     Args:
         freq_masks: spans of mel bands per utterance, each at most `freq_width` wide.
         time_masks: spans of frames per utterance, each at most the share `time_width` of the utterance.
+        joined: frames that lie side by side in a feature; a span of bands is masked in all of them.
         generator: what to draw from; None is torch's own.
     """
 
@@ -22,31 +23,32 @@ class SpecAugment(nn.Module):
         freq_width: int = 27,
         time_masks: int = 10,
         time_width: float = 0.05,
+        joined: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if min(freq_masks, freq_width, time_masks) < 0 or not 0 <= time_width <= 1:
+        if min(freq_masks, freq_width, time_masks) < 0 or not 0 <= time_width <= 1 or joined < 1:
             raise ValueError(f"masks must not be negative and time_width be from 0 to 1, got {time_width}")
         self.freq_masks, self.freq_width = freq_masks, freq_width
         self.time_masks, self.time_width = time_masks, time_width
-        self.generator = generator
+        self.joined, self.generator = joined, generator
 
     def forward(self, mel: Tensor, lengths: Tensor) -> Tensor:
         """Masks whole rows of bands and frames.
 
         Args:
-            mel: (batch, frames, n_mels); not changed in place.
+            mel: (batch, frames, joined * n_mels); not changed in place.
             lengths: (batch,) valid frames.
 
         Returns:
-            (batch, frames, n_mels).
+            The same shape.
         """
         if not self.training:
             return mel
-        frames, n_mels = mel.shape[1:]
+        frames, n_mels = mel.shape[1], mel.shape[2] // self.joined
         bands = torch.full_like(lengths, n_mels)
         widest = torch.full_like(lengths, min(self.freq_width, n_mels))
-        hidden_bands = self._spans(bands, widest, self.freq_masks, n_mels)
+        hidden_bands = self._spans(bands, widest, self.freq_masks, n_mels).repeat(1, self.joined)
         hidden_frames = self._spans(lengths, (lengths * self.time_width).floor(), self.time_masks, frames)
         return mel.masked_fill(hidden_frames[:, :, None] | hidden_bands[:, None, :], 0)
 

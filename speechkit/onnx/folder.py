@@ -14,12 +14,12 @@ from speechkit.errors import InputError
 from speechkit.files import beside, take_place
 from speechkit.onnx import FORMAT, META, WEIGHTS
 from speechkit.streaming.export import OPSET
-from speechkit.text import CHARACTERS_FILE, PIECES_FILE
+from speechkit.tokenizers import TOKENIZER_FILES
 
 AUTHOR = "speechkit"  # in the metadata of a graph without meta.json beside it
 MARKED = ("encoder.onnx", "model.onnx")  # graphs that have such metadata
 TOKENS = "tokens.txt"
-PARTS = (META, WEIGHTS, PIECES_FILE, CHARACTERS_FILE, TOKENS)
+PARTS = (META, WEIGHTS, *TOKENIZER_FILES, TOKENS)
 
 
 @contextmanager

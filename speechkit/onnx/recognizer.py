@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechkit.asr.acoustic import context_within
 from speechkit.asr.conformer import Context
-from speechkit.asr.model import context_within
+from speechkit.asr.decoding.search import Heads
 from speechkit.asr.predictor import PredictorState
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
@@ -18,7 +19,7 @@ from speechkit.streaming.chain import Chain
 from speechkit.streaming.onnx import Interface, OnnxGraph, OnnxStream, whole
 from speechkit.streaming.state import Streaming
 from speechkit.streaming.stream import run
-from speechkit.text import load_tokenizer
+from speechkit.tokenizers import load_tokenizer
 
 Open = Callable[[str], OnnxGraph]
 MOST_STATE = 1 << 20  # numbers of a predictor's state
@@ -85,7 +86,7 @@ class OnnxJoiner(nn.Module):
         return self.graph(rows[0][:, None], rows[1])[0].view(*shape, -1)
 
 
-class OnnxRecognizer(nn.Module):
+class OnnxRecognizer(Heads, nn.Module):
     """What `meta.json` describes.
 
     Args:

@@ -90,7 +90,8 @@ def test_the_gradient_is_that_of_finite_differences(targets: list[int] | None) -
     weights = (0.2 + 0.5 * torch.rand(2, 7, dtype=torch.double)).requires_grad_()
     lengths = torch.tensor([7, 5])
     wanted = None if targets is None else torch.tensor(targets)
-    (embeds, _, _) = fired = cif(hidden, weights, lengths, wanted)
+    fired = cif(hidden, weights, lengths, wanted)
+    embeds = fired.embeds
     probe = torch.randn_like(embeds)
     gradients = torch.autograd.grad((embeds * probe).sum(), [hidden, weights])
     for x, gradient in zip([hidden, weights], gradients, strict=True):

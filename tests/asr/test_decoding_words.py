@@ -7,8 +7,9 @@ import pytest
 
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.lm import NgramScorer
-from speechkit.asr.decoding.words import words
+from speechkit.asr.decoding.words import Timing, words
 from speechkit.errors import InputError
+from speechkit.text import SpacedWords
 from tests.asr.toy import TOKENIZER, spoken, transcribe
 
 ARPA = """\\data\\
@@ -32,11 +33,13 @@ ngram 2=3
 """
 
 
-class _Pieces:
+class _Pieces(SpacedWords):
     """The part of a SentencePiece tokenizer that words need."""
 
     vocab_size = 5
-    pieces = ("▁the", "▁", "c", "at", "▁sat")
+
+    def __init__(self) -> None:
+        self.pieces = ["▁the", "▁", "c", "at", "▁sat"]
 
     def decode(self, ids: list[int]) -> str:
         return "".join(self.pieces[i] for i in ids).replace("▁", " ").strip()
@@ -53,8 +56,7 @@ def test_words_last_until_the_next_one_or_the_tail() -> None:
     found = words(
         Hypothesis([0, 1, 2, 3, 4], [0, 2, 3, 4, 20], [log(0.5), log(0.9), log(0.9), log(0.9), log(1.0)], 0.0),
         _Pieces(),  # type: ignore[arg-type]
-        80.0,
-        tail_ms=160.0,
+        Timing(80.0, tail_ms=160.0),
         seconds=1.7,
     )
     assert [(word.text, word.start_s, word.end_s) for word in found] == [
@@ -67,14 +69,14 @@ def test_words_last_until_the_next_one_or_the_tail() -> None:
 
 def test_words_of_characters() -> None:
     tokens = TOKENIZER.encode("go  on ")
-    found = words(Hypothesis(tokens, [1, 2, 3, 4, 5, 6, 7], [0.0] * 7, 0.0), TOKENIZER, 40.0)
+    found = words(Hypothesis(tokens, [1, 2, 3, 4, 5, 6, 7], [0.0] * 7, 0.0), TOKENIZER, Timing(40.0))
     assert [(word.text, word.start_s) for word in found] == [("go", 0.04), ("on", 0.2)]
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.0799, 0.08, 0.4321, 0.5])
 def test_no_word_lies_beyond_the_audio(seconds: float) -> None:
     """The last step of a recording may begin after its end."""
-    found = words(Hypothesis([0, 4, 0], [0, 1, 6], [0.0] * 3, 0.0), _Pieces(), 80.0, seconds=seconds)  # type: ignore[arg-type]
+    found = words(Hypothesis([0, 4, 0], [0, 1, 6], [0.0] * 3, 0.0), _Pieces(), Timing(80.0), seconds=seconds)  # type: ignore[arg-type]
     assert [word.text for word in found] == ["the", "sat", "the"]
     times = [time for word in found for time in (word.start_s, word.end_s)]
     assert times == sorted(times)
@@ -84,7 +86,7 @@ def test_no_word_lies_beyond_the_audio(seconds: float) -> None:
 
 def test_a_model_that_gives_no_probability_is_not_confident() -> None:
     for log_probs, confidence in (([nan, -0.1], 0.0), ([1e-9, 0.0], 1.0), ([-inf, 0.0], 0.0)):
-        assert words(Hypothesis([2, 3], [0, 1], log_probs, 0.0), _Pieces(), 80.0)[0].confidence == confidence  # type: ignore[arg-type]
+        assert words(Hypothesis([2, 3], [0, 1], log_probs, 0.0), _Pieces(), Timing(80.0))[0].confidence == confidence  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("weight", "bonus"), [(nan, 0.0), (0.5, inf), (-1e30, 0.0)])
@@ -94,7 +96,7 @@ def test_the_weight_of_a_language_model_is_a_number(arpa: Path, weight: float, b
 
 
 def test_no_tokens_no_words() -> None:
-    assert words(Hypothesis([], [], [], 0.0), TOKENIZER, 80.0) == []
+    assert words(Hypothesis([], [], [], 0.0), TOKENIZER, Timing(80.0)) == []
 
 
 @pytest.mark.parametrize("decoder", ["ctc beam", "rnnt beam"])

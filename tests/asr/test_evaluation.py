@@ -130,6 +130,9 @@ class Heard(nn.Module):
         self.blank = self.ctc.blank
         self.seen: tuple[int, int] | None = None
 
+    def latency_ms(self, context: tuple[int, int]) -> float:
+        return 80.0 * context[1]
+
     def encode(self, wave: Tensor, lengths: Tensor, context: tuple[int, int]) -> tuple[Tensor, Tensor]:
         self.seen = context
         return self.logits[None], torch.tensor([len(self.logits)])

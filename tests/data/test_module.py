@@ -17,11 +17,12 @@ from speechkit.data import mini
 from speechkit.data.collate import Batch
 from speechkit.data.module import SpeechDataModule
 from speechkit.errors import InputError
+from speechkit.text import SpacedWords
 
 BATCHES = 7  # in an epoch of the corpus below
 
 
-class Characters:
+class Characters(SpacedWords):
     """A tokenizer small enough for a test."""
 
     vocab_size: int = 128

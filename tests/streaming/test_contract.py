@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from speechkit.asr.blocks import Grid
 from speechkit.asr.conformer import ConformerEncoder
 from speechkit.asr.conformer_stream import ConformerStream
 from speechkit.asr.ctc import CtcHead
@@ -21,9 +22,11 @@ from speechkit.streaming.chain import Chain
 from speechkit.streaming.state import Chunk, Streaming
 from speechkit.streaming.stream import run
 from speechkit.text import CharTokenizer
+from tests.asr.small_paraformer import paraformer, said
 from tests.streaming.contract import CHECKS, Case
 
 CHUNKED = [(6, 2), (6, 1), (6, 0), (0, 1)]
+GRIDS = [(0, 3, 2, 2, 1), (2, 3, 1, 0, 0), (1, 2, 0, 1, 2)]
 REGULAR = [(5, 0), (5, 2), (3, 1)]
 
 
@@ -128,6 +131,29 @@ def _transcription(greedy: CtcGreedy | RnntGreedy, context: tuple[int, int]) -> 
     )
 
 
+def _blocks(*grid: int) -> Case:
+    """Paraformer's encoder on a grid, packed blocks out."""
+    encoder: Any = paraformer((grid,)).encoder
+
+    def forward(x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        blocks = encoder.blocks(x, lengths, Grid(*grid))
+        return blocks.packed(), (blocks.last.int().argmax(1) + 1) * (lengths > 0)
+
+    return Case(encoder.at(Grid(*grid)), forward, dim=16, longest=31)
+
+
+def _paraformer(*grid: int, kind: str = "sanm", hop: int = 20) -> Case:
+    """Samples to tokens, block by block, against training's pass over all blocks at once."""
+    model, at = paraformer((grid,), kind), Grid(*grid)
+
+    def forward(x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features, counts = model.front(x[..., 0], lengths)
+        return said(model, features, counts, at)
+
+    module = Chain(model.streaming(at), model.greedy("nar", at))
+    return Case(module, forward, dim=1, longest=hop * 30, dense=False)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "log-mel floor": lambda: _front(length_rule="floor"),
     "log-mel floor+1": lambda: _front(length_rule="floor+1"),
@@ -151,6 +177,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "greedy transducer boosted": lambda: _greedy(_rnnt(boosted=True)),
     "samples to tokens, CTC": lambda: _transcription(_ctc(8), (6, 1)),
     "samples to tokens, transducer": lambda: _transcription(_rnnt(8), (6, 1)),
+    **{f"Paraformer's blocks {g}": lambda g=g: _blocks(*g) for g in GRIDS},  # type: ignore[misc]
+    **{f"samples to tokens, Paraformer {g}": lambda g=g: _paraformer(*g) for g in GRIDS},  # type: ignore[misc]
+    "samples to tokens, Paraformer with a Conformer": lambda: _paraformer(0, 3, 0, 2, 1, kind="conformer", hop=80),
 }
 
 
@@ -170,7 +199,7 @@ def test_decoding_cases_emit_and_phrases_matter(make: Callable[..., CtcGreedy | 
     assert not torch.equal(plain.values[..., 0], boosted.values[..., 0])
 
 
-@pytest.mark.parametrize("name", ["samples to tokens, CTC", "samples to tokens, transducer"])
+@pytest.mark.parametrize("name", [name for name in CASES if "to tokens" in name])
 def test_transcription_cases_emit(name: str) -> None:
     case = CASES[name]()
     tokens = case.expected(torch.randn(4000, 1, dtype=torch.double))

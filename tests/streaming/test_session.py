@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from speechkit import audio
-from speechkit.asr.decoding.words import Word
+from speechkit.asr.decoding.words import Timing, Word
 from speechkit.asr.transcriber import Transcriber
 from speechkit.data.espeak import Espeak
 from speechkit.errors import InputError
@@ -232,7 +232,7 @@ def test_much_at_once_is_copied_seldom(engine: Engine) -> None:
 class Scripted:
     """An engine whose decoder emits a word a while after its sound, if the segment heard the sound begin."""
 
-    rate, step_ms, tokenizer = 8000, 40.0, CharTokenizer([" ", "a", "b", "c"])
+    rate, timing, tokenizer = 8000, Timing(40.0), CharTokenizer([" ", "a", "b", "c"])
 
     def __init__(self, words: Sequence[tuple[float, str]], delay: float) -> None:
         self.words, self.delay = words, delay
@@ -244,7 +244,7 @@ class Scripted:
     def module(self, context: tuple[int, int]) -> Any:
         return self.shape
 
-    def greedy(self, booster: Any) -> None:
+    def greedy(self, booster: Any, context: Any) -> None:
         return None
 
     def init_state(self, context: Any, greedy: Any) -> None:
@@ -261,7 +261,7 @@ class Scripted:
                 if start <= at and (
                     before < at + self.delay <= now or (work.last and at < now and before < at + self.delay)
                 ):
-                    step = (before - start) * 1000 / self.step_ms
+                    step = (before - start) * 1000 / self.timing.step_ms
                     rows += [[self.tokenizer.pieces.index(letter), step, 0.0] for letter in " " + word]
             session.give(rows, -(-len(work.samples) // 320), work.last)
 

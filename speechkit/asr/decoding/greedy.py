@@ -68,7 +68,7 @@ class CtcGreedy(nn.Module):
         chosen = log_probs.gather(-1, labels[..., None])[..., 0]
         values = torch.stack([labels.to(chosen), (state.steps[:, None] + at).to(chosen), chosen], dim=-1)
         previous = shown.gather(1, x.lengths[:, None])[:, 0]
-        values, lengths = _left_aligned(values, emitted)
+        values, lengths = left_aligned(values, emitted)
         return Chunk(values, lengths, x.last), CtcGreedyState(previous, node, state.steps + x.lengths)
 
     def forward(self, encoder: Tensor, lengths: Tensor) -> Chunk:
@@ -207,7 +207,7 @@ def _boosted_labels(
     return stacked, node
 
 
-def _left_aligned(values: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+def left_aligned(values: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Moves the kept entries (batch, time) of (batch, time, dim) to the left: values with zeros after them, lengths."""
     batch, time, dim = values.shape
     place = torch.where(kept, kept.long().cumsum(1) - 1, time)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from speechkit.asr.acoustic import AcousticModel
+from speechkit.asr.acoustic import Context, Greedy, no_decoder
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.ctc_beam import CtcBeam
 from speechkit.asr.decoding.greedy import CtcGreedy, RnntGreedy
@@ -30,7 +30,7 @@ class Search(Protocol):
 class GreedySearch:
     """A greedy decoder as a search with one hypothesis."""
 
-    def __init__(self, greedy: CtcGreedy | RnntGreedy) -> None:
+    def __init__(self, greedy: Greedy) -> None:
         self.greedy = greedy
 
     def init_state(self) -> tuple[Any, Hypothesis]:
@@ -52,7 +52,41 @@ class GreedySearch:
         return [state[1]]
 
 
-def make_greedy(model: AcousticModel, decoder: str, booster: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
+class Heads:
+    """What recognisers with a CTC head, a transducer or both decode with: the same at every context."""
+
+    blank: int  # the blank's index, which is the vocabulary's size
+    ctc: Any  # `CtcHead` or its like, None where there is none
+    predictor: Any
+    joiner: Any
+    decoders: Any
+
+    @property
+    def vocab_size(self) -> int:
+        """Pieces that the tokenizer has."""
+        return self.blank
+
+    @property
+    def lead_ms(self) -> float:
+        """How much earlier than its step a token begins: the step that gives it is where it is heard."""
+        return 0.0
+
+    def grouped(self, context: Context) -> int:
+        """Encoder steps in an output of a stream."""
+        return 1
+
+    def greedy(self, decoder: str, context: Context, booster: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
+        """The greedy decoder of a head."""
+        return make_greedy(self, decoder, booster)
+
+    def beam(
+        self, decoder: str, context: Context, beam: int, scorers: Sequence[Scorer[Any]] = ()
+    ) -> CtcBeam | RnntBeam:
+        """The beam search of a head."""
+        return make_beam(self, decoder, beam, scorers)
+
+
+def make_greedy(model: Heads, decoder: str, booster: PhraseBooster | None = None) -> CtcGreedy | RnntGreedy:
     """The greedy decoder of a head, ``rnnt`` or ``ctc``, of a model that has it."""
     if decoder == "rnnt" and model.predictor is not None and model.joiner is not None:
         return RnntGreedy(model.predictor, model.joiner, booster=booster)
@@ -61,7 +95,7 @@ def make_greedy(model: AcousticModel, decoder: str, booster: PhraseBooster | Non
     raise no_decoder(model, decoder)
 
 
-def make_beam(model: AcousticModel, decoder: str, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> CtcBeam | RnntBeam:
+def make_beam(model: Heads, decoder: str, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> CtcBeam | RnntBeam:
     """The search for a decoder, ``rnnt`` or ``ctc``, of a model that has it; errors as `check_beam`."""
     check_beam(beam)
     if decoder == "rnnt" and model.predictor is not None and model.joiner is not None:
@@ -79,8 +113,3 @@ def check_beam(beam: int) -> None:
     """
     if not 1 <= beam <= LARGEST_BEAM:
         raise InputError(f"a beam keeps from 1 to {LARGEST_BEAM} hypotheses, got {beam}")
-
-
-def no_decoder(model: AcousticModel, decoder: str) -> InputError:
-    """What to raise where a model lacks a decoder."""
-    return InputError(f"this model has the decoders {', '.join(model.decoders)}, got {decoder!r}")
