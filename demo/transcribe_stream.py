@@ -11,6 +11,7 @@ from speechkit import audio
 from speechkit.asr.transcriber import Transcriber, TranscriptStream
 from speechkit.errors import InputError
 from speechkit.startup import status
+from speechkit.text import join_words
 
 BLOCK_S = 0.08  # seconds of sound handed over at a time: any size gives the same text
 LATENCY_MS = 80.0
@@ -34,7 +35,7 @@ def microphone(rate: int) -> Iterator[np.ndarray]:
 def show(stream: TranscriptStream) -> None:
     """Rewrites the terminal's line with the last words, the one that still grows among them."""
     if sys.stderr.isatty():
-        text = " ".join([word.text for word in stream.settled[-WIDTH // 2 :]] + [stream.open])
+        text = join_words([word.text for word in stream.settled[-WIDTH // 2 :]] + [stream.open])
         line = text if len(text) <= WIDTH else f"…{text[1 - WIDTH :]}"
         print(f"\r{line:<{WIDTH}}", end="", file=sys.stderr, flush=True)
 

@@ -1,6 +1,5 @@
 """What training shows while it runs: its progress, and samples of what the model hears or makes."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from speechkit.data.collate import Batch
-from speechkit.nn.attention import RelativeAttention, relative_shift
 
 LONGEST_SECONDS = 20.0  # of the audio that is logged
 
@@ -63,22 +61,14 @@ class FirstBatchLogger(Callback, ABC):
 class SampleLogger(FirstBatchLogger):
     """Logs the first validation utterance to TensorBoard after each validation.
 
-    Its sound and text once; its features, the CTC posteriors (blank is the lowest row), the attention of one layer
-    (heads side by side) and the decoded texts each time.
-
-    Args:
-        layer: whose attention is shown; counted from the end where negative.
+    Its sound and text once; the task's pictures of it and what it says (`TextTask.sample`) each time.
     """
-
-    def __init__(self, layer: int = -1) -> None:
-        super().__init__()
-        self.layer = layer
 
     def write(self, batch: Batch, task: Any, writers: Sequence[Any], step: int) -> None:
         """As `FirstBatchLogger.write`."""
-        rate = task.model.front.sample_rate
+        rate = task.rate
         wave = batch.wave[:1, : int(min(int(batch.wave_lengths[0]), LONGEST_SECONDS * rate))]
-        pictures, texts = self._heard(task, wave)
+        pictures, texts = task.sample(wave)
         for writer in writers:
             if not self._said:
                 writer.add_audio("sample/audio", wave[0].float().cpu(), step, sample_rate=rate)
@@ -87,23 +77,6 @@ class SampleLogger(FirstBatchLogger):
                 writer.add_image(f"sample/{name}", _grey(picture), step, dataformats="HW")
             for name, text in texts.items():
                 writer.add_text(f"sample/{name}", text, step)
-
-    def _heard(self, task: Any, wave: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Pictures (rows from the top, columns in time) and decoded texts of (1, samples)."""
-        model, seen = task.model, []
-        attention = model.encoder.layers[self.layer].attention
-        hook = attention.register_forward_pre_hook(lambda module, inputs: seen.append(_attention(module, *inputs)))
-        try:
-            with torch.autocast(wave.device.type, enabled=False):
-                features, lengths = model.front(wave, torch.tensor([wave.shape[1]], device=wave.device))
-                steps, counts = model.encoder(features, lengths)
-        finally:
-            hook.remove()
-        texts = {name: task.decode(name, steps, counts)[0] for name in model.decoders}
-        pictures = {"features": features[0].T.flip(0), "attention": torch.cat(list(seen[0][0]), dim=1)}
-        if model.ctc is not None:
-            pictures["ctc"] = model.ctc(steps)[0].exp().T
-        return pictures, texts
 
 
 class ReconstructionLogger(FirstBatchLogger):
@@ -130,14 +103,6 @@ class ReconstructionLogger(FirstBatchLogger):
                     at = f"sample{i}/{name}"
                     writer.add_audio(at, sound, step, sample_rate=task.model.rate)
                     writer.add_image(f"{at}_mel", _grey(picture), step, dataformats="HW")
-
-
-def _attention(module: RelativeAttention, x: Tensor, bias: Tensor, sinusoids: Tensor) -> Tensor:
-    """The weights, which the module itself never holds, for its attention is one fused call: (batch, heads, q, k)."""
-    query, key, _ = module.project(x)
-    by_position = (query + module.position_bias[:, None]) @ module.project_positions(sinusoids)
-    scores = (query + module.content_bias[:, None]) @ key.mT + relative_shift(by_position, key.shape[2])
-    return torch.softmax(scores / math.sqrt(module.head_dim) + bias, -1)
 
 
 def _grey(picture: Tensor) -> Tensor:

@@ -42,10 +42,6 @@ class Tokenizer(Protocol):
         """The positions in `ids` of the tokens of each word; what belongs to no word is in none."""
         ...
 
-    def join(self, words: Sequence[str]) -> str:
-        """Text of words."""
-        ...
-
     def save(self, folder: str | Path) -> None:
         """Writes what `load_tokenizer` reads."""
         ...
@@ -71,10 +67,6 @@ class SpacedWords:
             groups[-1].append(position)
         return [group for group in groups if any(self.pieces[ids[i]] != WORD_START for i in group)]
 
-    def join(self, words: Sequence[str]) -> str:
-        """Text of words, single spaces between them."""
-        return " ".join(words)
-
 
 def normalize(text: str) -> str:
     """Lower-case English letters, apostrophes inside words and single spaces, none between Chinese characters or kana.
@@ -87,6 +79,20 @@ def normalize(text: str) -> str:
     text = re.sub(r"[^\w']|_", " ", text)
     text = re.sub(r"(?<!\w)'+|'+(?!\w)", " ", text)
     return re.sub(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", " ".join(text.split()))
+
+
+def space_between(left: str, right: str) -> str:
+    """What stands between two texts: a space, or nothing at a border of a text or where Chinese or kana meet."""
+    touching = not left or not right or re.fullmatch(f"[{UNSPACED}]{{2}}", left[-1] + right[0])
+    return "" if touching else " "
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Text of words or of longer texts."""
+    parts: list[str] = []
+    for word in words:
+        parts += [space_between(parts[-1] if parts else "", word), word]
+    return "".join(parts)
 
 
 class SentencePieceTokenizer(SpacedWords):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechkit.errors import InputError
 from speechkit.files import replace
-from speechkit.text import UNSPACED, checked_ids, unknown_character
+from speechkit.text import UNSPACED, checked_ids, join_words, unknown_character
 
 LIST_FILE, WORDS_FILE = "tokens.json", "seg_dict"
 JOINED = "@@"  # at the end of a piece with which the next one makes a word
@@ -69,19 +69,11 @@ class ListTokenizer:
             open_word = piece.endswith(JOINED)
         return groups
 
-    def join(self, words: Sequence[str]) -> str:
-        """Text of words, with spaces between them but where two characters meet of scripts that have none."""
-        text = ""
-        for word in words:
-            apart = text and word and not re.fullmatch(f"[{UNSPACED}]{{2}}", text[-1] + word[0])
-            text += " " * bool(apart) + word
-        return text
-
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids."""
         ids = checked_ids(ids, self.vocab_size)
         groups = ([self.pieces[ids[i]].removesuffix(JOINED) for i in group] for group in self.groups(ids))
-        return self.join(["".join(group) for group in groups])
+        return join_words("".join(group) for group in groups)
 
     def save(self, folder: str | Path) -> None:
         """Writes ``tokens.json``, and ``seg_dict`` where there are words."""

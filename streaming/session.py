@@ -18,6 +18,7 @@ from speechkit.errors import InputError
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, Refused, SpeechEnd, SpeechStart
 from speechkit.streaming.vad import RATE, Vad
+from speechkit.text import join_words
 
 if TYPE_CHECKING:
     from speechkit.streaming.engine import Engine
@@ -205,7 +206,7 @@ class Session:
         text = self._segment.text
         if text != self._said:
             self._said = text  # never empty again: nothing is taken back
-            stable = self.engine.tokenizer.join([word.text for word in self._segment.settled])
+            stable = join_words(word.text for word in self._segment.settled)
             words, heard = tuple(self._segment.words(self._heard_s)), round(self._taken / self.rate, 3)
             self._events.append(Partial(self.segments, text, stable, words[0].start_s, heard, words))
 

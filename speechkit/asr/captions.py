@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from speechkit.asr.decoding.words import Word
+from speechkit.text import join_words
 
 LINE = 42  # characters
 LINES = 2
@@ -74,7 +75,7 @@ def _lines(texts: list[str]) -> list[str]:
     lines: list[str] = []
     for text in texts:
         if lines and len(lines[-1]) + 1 + len(text) <= LINE:
-            lines[-1] += " " + text
+            lines[-1] = join_words([lines[-1], text])
         else:
             lines.append(text)
     return lines
@@ -83,8 +84,8 @@ def _lines(texts: list[str]) -> list[str]:
 def _balanced(texts: list[str]) -> list[str]:
     """One line, or two of like length."""
     if len(_lines(texts)) < LINES:
-        return [" ".join(texts)]
-    splits = ((" ".join(texts[:i]), " ".join(texts[i:])) for i in range(1, len(texts)))
+        return [join_words(texts)]
+    splits = ((join_words(texts[:i]), join_words(texts[i:])) for i in range(1, len(texts)))
     return list(min(splits, key=lambda pair: max(map(len, pair)))) if len(texts) > 1 else texts
 
 

@@ -26,6 +26,8 @@ from speechkit.asr.task import TextTask
 from speechkit.data.collate import Batch
 from speechkit.text import Tokenizer
 
+WEIGHT_ROWS = 64  # of a picture
+
 
 class ParaformerTask(TextTask):
     """Loss ``(1 - c) * cross-entropy + c * CTC + l * length error + m * word errors`` (Gao et al. 2022, section 3.4).
@@ -155,6 +157,18 @@ class ParaformerTask(TextTask):
         parts = self._objective(heard, batch)
         self.log("val/loss", parts["loss"], batch_size=len(batch.wave), sync_dist=True, add_dataloader_idx=False)
         self.count_edits("nar", batch, self.decode(heard))
+
+    def sample(self, wave: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Features, how much of a token each step is, and CTC posteriors (the blank is the lowest row)."""
+        model = self.model
+        with torch.autocast(wave.device.type, enabled=False):
+            features, lengths = model.front(wave, torch.tensor([wave.shape[1]], device=wave.device))
+            heard = model.heard(features, lengths, model.contexts[0])
+        height = torch.linspace(1, 0, WEIGHT_ROWS, device=wave.device)[:, None]
+        pictures = {"features": features[0].T.flip(0), "weights": (heard.weights[0] >= height).float()}
+        if model.ctc is not None:
+            pictures["ctc"] = model.ctc(heard.steps)[0].exp().T
+        return pictures, {"nar": self.decode(heard)[0]}
 
     def decode(self, heard: Heard) -> list[str]:
         """Texts of what was heard."""

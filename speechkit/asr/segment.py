@@ -6,7 +6,7 @@ from dataclasses import replace
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.words import Timing, Word, words
 from speechkit.asr.transcript import Transcript, plain, transcript
-from speechkit.text import Tokenizer
+from speechkit.text import Tokenizer, join_words
 
 
 class Segment:
@@ -37,7 +37,7 @@ class Segment:
     @property
     def text(self) -> str:
         """The text so far."""
-        return self.tokenizer.join([word.text for word in self.settled] + [self.open] * bool(self.open))
+        return join_words([word.text for word in self.settled] + [self.open] * bool(self.open))
 
     @property
     def last_s(self) -> float | None:

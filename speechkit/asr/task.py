@@ -56,6 +56,10 @@ class TextTask(LightningModule, ABC):
     def rate(self) -> int:
         """Of the waves, Hz."""
 
+    def sample(self, wave: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Pictures (rows from the top, columns in time) and texts, by their names, of (1, samples); here none."""
+        return {}, {}
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the step."""
         step = self.seed * 1_000_003 + self.global_step * 7919 + batch_idx * 31 + self.global_rank * 15_485_863
@@ -195,6 +199,23 @@ class RecognitionTask(TextTask):
         self.log("val/loss", losses["loss"], batch_size=len(batch.wave), sync_dist=True, add_dataloader_idx=False)
         for name in self.model.decoders:
             self.count_edits(name, batch, self.decode(name, encoder, lengths))
+
+    def sample(self, wave: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Features, attention of the last layer (heads side by side), CTC posteriors (the blank is the lowest row)."""
+        model, seen = self.model, []
+        attention: Any = model.encoder.layers[-1].attention
+        hook = attention.register_forward_pre_hook(lambda module, inputs: seen.append(module.weights(*inputs)))
+        try:
+            with torch.autocast(wave.device.type, enabled=False):
+                features, lengths = model.front(wave, torch.tensor([wave.shape[1]], device=wave.device))
+                steps, counts = model.encoder(features, lengths)
+        finally:
+            hook.remove()
+        texts = {name: self.decode(name, steps, counts)[0] for name in model.decoders}
+        pictures = {"features": features[0].T.flip(0), "attention": torch.cat(list(seen[0][0]), dim=1)}
+        if model.ctc is not None:
+            pictures["ctc"] = model.ctc(steps)[0].exp().T
+        return pictures, texts
 
     def decode(self, head: str, encoder: Tensor, lengths: Tensor) -> list[str]:
         """Greedy texts of encoder steps (batch, steps, dim)."""

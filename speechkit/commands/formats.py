@@ -7,6 +7,7 @@ from typing import Any, TextIO
 from speechkit.asr.captions import Captioner, Cue, srt, vtt
 from speechkit.asr.decoding.words import Word
 from speechkit.asr.transcript import Transcript
+from speechkit.text import space_between
 
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
@@ -49,10 +50,11 @@ class Plain(Format):
     """The text on one line."""
 
     _shown = ""  # of the word that is not complete
+    _before = ""  # the word that is
 
     def word(self, word: Word) -> None:
         self._show(word.text)
-        self._shown = ""
+        self._shown, self._before = "", word.text
 
     def partial(self, text: str) -> None:
         text = text.rstrip("\ufffd")  # a character of which a byte is missing
@@ -72,7 +74,7 @@ class Plain(Format):
         if not self.begun:
             self._begin()
         elif not self._shown:
-            self._write(" ")
+            self._write(space_between(self._before, text))
         self._write(text.removeprefix(self._shown))
         self._shown = text
 

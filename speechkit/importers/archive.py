@@ -21,6 +21,7 @@ SMALL_BYTES = 64 << 20  # below this any compression is believed
 MAX_RATIO = 50  # above it, an archive that unpacks to more than this many times its size is a bomb
 MAX_MEMBERS = 10_000
 WRAPPINGS = ("state_dict", "model_state_dict", "model")  # what training programs call the weights
+PARALLEL = "module."
 MAX_STRANGERS = 100  # classes that a checkpoint may name besides tensors
 
 
@@ -152,4 +153,5 @@ def read_state_dict(data: bytes, source: str, strangers: bool = False) -> dict[s
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{source} holds no dictionary of tensors")
     check_plain(state, source)
-    return {str(name): tensor for name, tensor in state.items()}
+    wrapped = all(str(name).startswith(PARALLEL) for name in state)  # by DistributedDataParallel
+    return {str(name).removeprefix(PARALLEL if wrapped else ""): tensor for name, tensor in state.items()}

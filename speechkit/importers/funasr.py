@@ -83,7 +83,7 @@ def read(tensors: Mapping[str, Tensor], path: Path) -> Release:
     tokenizer = read_list(path.parent) if _beside(path, LIST_FILE) else None
     config.setdefault("vocab_size", tokenizer.vocab_size if tokenizer else None)
     shift, scale = normalization(_beside(path, MVN).decode("utf-8", "replace"), str(path.parent / MVN))
-    own = renamed({name.removeprefix("module."): value.float() for name, value in tensors.items()})
+    own = renamed({name: value.float() for name, value in tensors.items()})
     own |= {"front.joined.shift": shift, "front.joined.scale": scale}
     return Release(str(path.parent), {"model": model_config(config, str(path.parent))}, own, tokenizer)
 

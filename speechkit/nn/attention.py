@@ -73,6 +73,13 @@ class RelativeAttention(nn.Module):
         x = F.scaled_dot_product_attention(content, k, v, attn_mask=bias.to(content.dtype), dropout_p=dropout)
         return self.out(x.transpose(1, 2).flatten(2))
 
+    def weights(self, x: Tensor, bias: Tensor, sinusoids: Tensor) -> Tensor:
+        """Arguments as of `forward` -> (batch, heads, queries, keys), which its fused attention never holds."""
+        query, key, _ = self.project(x)
+        by_position = (query + self.position_bias[:, None]) @ self.project_positions(sinusoids)
+        scores = (query + self.content_bias[:, None]) @ key.mT + relative_shift(by_position, key.shape[2])
+        return torch.softmax(scores / math.sqrt(self.head_dim) + bias, -1)
+
     def forward(self, x: Tensor, bias: Tensor, sinusoids: Tensor) -> Tensor:
         """(batch, time, dim), `attention_bias`, sinusoids from time - 1 down to 1 - time -> (batch, time, dim)."""
         q, k, v = self.project(x)

@@ -18,6 +18,7 @@ from speechkit.streaming.adapters.adapter import (
 from speechkit.streaming.command import Finalize, Finish, Settings
 from speechkit.streaming.encoding import Pcm
 from speechkit.streaming.event import Done, Event, Final, Partial
+from speechkit.text import join_words
 
 
 class Vosk(Adapter):
@@ -95,7 +96,7 @@ class Vosk(Adapter):
 
     def _result(self) -> str:
         finals, self._finals = self._finals, []
-        text = " ".join(final.text for final in finals)
+        text = join_words(final.text for final in finals)
         words = [word for final in finals for word in final.words]
         if not (self.words and words):
             return _json(text=text)

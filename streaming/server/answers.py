@@ -11,13 +11,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from speechkit.asr.captions import cues, srt, vtt
 from speechkit.asr.decoding.words import Word
 from speechkit.streaming.event import Final
+from speechkit.text import join_words
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 
 
 def answer(finals: list[Final], seconds: float, shape: str, with_words: bool) -> Response:
     """The answer to a file of some seconds in one of `FORMATS`; words in ``verbose_json`` alone."""
-    text = " ".join(final.text for final in finals)
+    text = join_words(final.text for final in finals)
     words: list[Word] = [word for final in finals for word in final.words]
     match shape:
         case "text":

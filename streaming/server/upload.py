@@ -27,6 +27,7 @@ from speechkit.streaming.server.answers import FORMATS, answer, server_sent
 from speechkit.streaming.server.auth import Auth
 from speechkit.streaming.server.live import Hall, Live
 from speechkit.streaming.server.log import say
+from speechkit.text import join_words, space_between
 
 LEAST_RATE = 8_000  # bytes a second: whoever sends less holds a place for nothing
 TYPES = {401: "invalid_request_error", 503: "server_error", 500: "server_error"}
@@ -239,13 +240,13 @@ class Uploads:
             async for event in self._events(session, order):
                 if isinstance(event, Partial | Final):
                     new, said = event.text[len(said) :], event.text
-                    lead = " " if texts and said == new and new else ""
+                    lead = space_between(texts[-1], new) if texts and said == new else ""
                     if new:
                         yield server_sent("transcript.text.delta", delta=lead + new)
                     if isinstance(event, Final):
                         texts.append(event.text)
                         said = ""
-            yield server_sent("transcript.text.done", text=" ".join(texts))
+            yield server_sent("transcript.text.done", text=join_words(texts))
         except (RequestError, InputError, LostError, RefusalError) as broken:
             code = broken.code if isinstance(broken, RequestError | RefusalError) else "bad_audio"
             yield server_sent("error", error={"message": str(broken), "type": "invalid_request_error", "code": code})
