@@ -19,18 +19,18 @@ from speechkit.low_frame_rate import LowFrameRate, LowFrameRateFbank
 VOCAB = 9
 
 
-def paraformer(grids: Any = ((0, 3, 2, 2, 1),), kind: str = "sanm", **options: Any) -> Paraformer:
-    """Of 1000 Hz: SANM steps of 20 samples, Conformer ones of 80; random weights large enough that all parts matter."""
+def paraformer(grids: Any = ((0, 3, 2, 2, 1),), kind: str = "sanm", rate: int = 1000, **options: Any) -> Paraformer:
+    """SANM steps of 20 ms, Conformer ones of 80 ms; random weights large enough that all parts matter."""
     torch.manual_seed(3)
     front: Any
     encoder: Any
     if kind == "conformer":
-        front = LogMel(sample_rate=1000, n_mels=8, n_fft=32, mean=-1.3, deviation=1.4)
+        front = LogMel(sample_rate=rate, n_mels=8, n_fft=32, mean=-1.3, deviation=1.4)
         sizes: Any = {"dim": 8, "layers": 2, "heads": 2, "conv_kernel": 3, "subsampling_channels": 3}
         encoder = ConformerBlocks(ConformerEncoder(n_mels=8, contexts=[(6, 1)], **sizes))
     else:
         joined = LowFrameRate(4, 4, 2, mean=8.0, deviation=3.0)
-        front = LowFrameRateFbank(KaldiFbank(1000, 4), joined)
+        front = LowFrameRateFbank(KaldiFbank(rate, 4), joined)
         encoder = SanmEncoder(16, 8, 3, 2, 12, 5)
     decoder = SanmDecoder(VOCAB, 8, 2, 2, 12, 5, shift=2, end=True)
     model = Paraformer(front, encoder, CifPredictor(8), decoder, grids=grids, **options)
@@ -40,7 +40,7 @@ def paraformer(grids: Any = ((0, 3, 2, 2, 1),), kind: str = "sanm", **options: A
     nn.init.constant_(model.predictor.out.bias, 0.5)
     model.double().eval()
     with torch.no_grad():  # all tokens are about as probable
-        heard = model.heard(*model.front(torch.randn(1, 4000, dtype=torch.double), torch.tensor([4000])))
+        heard = model.heard(*model.front(torch.randn(1, 4 * rate, dtype=torch.double), torch.tensor([4 * rate])))
         fired = model.integrated(heard)
         model.decoder.out.bias.data -= model.decoder(fired.embeds, model.sight(heard, fired)).mean((0, 1))
     return model
