@@ -22,6 +22,7 @@ class Settings:
     phrases: Phrases | None = None
     weight: float = 2.0
     vad: bool = False
+    again: bool = False  # segments that are over are heard a second time
 
     def begin(self, engine: Engine) -> Session:
         """The session.
@@ -30,7 +31,7 @@ class Settings:
             InputError: the rate, look-ahead, phrases or voice activity detection cannot be had.
         """
         booster, vad = engine.booster(self.phrases, self.weight), Vad() if self.vad else None
-        return Session(engine, self.rate, self.latency_ms, self.rules, booster, vad)
+        return Session(engine, self.rate, self.latency_ms, self.rules, booster, vad, self.again)
 
 
 @dataclass(frozen=True)

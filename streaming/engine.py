@@ -1,5 +1,6 @@
 """A recogniser that steps many sessions at once: those of one look-ahead through one call."""
 
+import logging
 import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,8 @@ from speechkit.text import Tokenizer
 
 if TYPE_CHECKING:
     from speechkit.streaming.session import Session, Work
+
+log = logging.getLogger(__name__)
 
 
 class Result(NamedTuple):
@@ -73,6 +76,11 @@ class Engine:
             InputError: there is none.
         """
         return self.model.context_at(self.default_ms if latency_ms is None else latency_ms)
+
+    def second(self, context: Context) -> Context | None:
+        """The context at which a segment is heard a second time, the longest; None where the first one is it."""
+        longest = max(self.model.contexts, key=self.model.latency_ms)
+        return longest if self.model.latency_ms(longest) > self.model.latency_ms(context) else None
 
     def module(self, context: Context) -> Streaming[Any]:
         """The encoder at a context, samples to steps."""
@@ -133,8 +141,12 @@ class Engine:
             cannot bear ends by itself.
         """
         failed: dict[Session, Exception] = {}
-        for context in dict.fromkeys(session.context for session in sessions):
-            group, work = self._taken([session for session in sessions if session.context == context], failed)
+        first = [session for session in sessions if session.closing is None]
+        for session in sessions:
+            if session.closing is not None:
+                session.revise(self._again(session))
+        for context in dict.fromkeys(session.context for session in first):
+            group, work = self._taken([session for session in first if session.context == context], failed)
             for session, found in zip(group, self._tried(context, group, work), strict=True):
                 try:
                     if isinstance(found, Exception):
@@ -144,6 +156,19 @@ class Engine:
                 except Exception as error:
                     failed[session] = error
         return failed
+
+    def _again(self, session: "Session") -> list[list[float]] | None:
+        """What a whole segment says at the longest context; None where the model cannot bear it."""
+        context = self.second(session.context)
+        try:
+            wave = torch.from_numpy(session.heard).to(self.model.device)[None]
+            steps, lengths = self.model.encode(wave, torch.tensor([wave.shape[1]], device=wave.device), context)
+            emitted = self.greedy(session.booster, context)(steps, lengths)
+        except Exception:
+            log.exception("a segment could not be heard a second time")
+            return None
+        rows: list[list[float]] = emitted.values[0, : int(emitted.lengths[0])].tolist()
+        return rows
 
     def _taken(
         self, sessions: Sequence["Session"], failed: "dict[Session, Exception]"

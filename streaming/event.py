@@ -7,7 +7,10 @@ from speechkit.asr.decoding.words import Word
 
 @dataclass(frozen=True)
 class Partial:
-    """What is known so far of the segment under way. Nothing of `text` is taken back but its last word may grow."""
+    """What is known so far of the segment under way. Nothing of `text` is taken back but its last word may grow.
+
+    What has a higher `revision` takes the place of all that was said of the segment before.
+    """
 
     segment: int
     text: str
@@ -15,11 +18,12 @@ class Partial:
     start_s: float
     end_s: float  # heard so far, in seconds of the stream
     words: tuple[Word, ...] = ()
+    revision: int = 0
 
 
 @dataclass(frozen=True)
 class Final:
-    """A segment that is over. Its text begins with the last partial's `stable`."""
+    """A segment that is over. Its text begins with the last partial's `stable`, unless it was heard a second time."""
 
     segment: int
     text: str
@@ -27,6 +31,7 @@ class Final:
     start_s: float
     end_s: float
     reason: str  # trailing, length, finalize, end
+    revision: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from speechkit import audio
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.segment import Segment
+from speechkit.asr.transcript import Transcript
 from speechkit.errors import InputError
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, Refused, SpeechEnd, SpeechStart
@@ -24,11 +25,23 @@ if TYPE_CHECKING:
     from speechkit.streaming.engine import Engine
 
 
+LONGEST_AGAIN_S = 60.0  # a longer segment is not heard a second time
+
+
 class Work(NamedTuple):
     """Samples for one call of the model."""
 
     samples: np.ndarray
     last: bool  # the segment ends with them
+
+
+class Closing(NamedTuple):
+    """A segment that is over, and what it is so far."""
+
+    reason: str
+    border: int  # sample of the stream at which the next one begins
+    heard_s: float
+    said: Transcript
 
 
 class Session:
@@ -47,6 +60,7 @@ class Session:
         booster: phrases to favour.
         vad: says from the sound itself where speech begins and ends; no segment ends while somebody speaks, but of
             the longest length. Without it speech is where the decoder emits words.
+        again: whether a segment that is over is heard a second time, whole, at the model's longest context.
     """
 
     def __init__(
@@ -57,8 +71,10 @@ class Session:
         rules: EndpointRules | None = None,
         booster: PhraseBooster | None = None,
         vad: Vad | None = None,
+        again: bool = False,
     ) -> None:
         self.engine, self.rules = engine, rules or EndpointRules()
+        self._again = again
         self.rate = engine.rate
         if vad is not None and self.rate != RATE:
             raise InputError(f"voice activity detection takes {RATE} Hz, and this model {self.rate}")
@@ -69,7 +85,8 @@ class Session:
         self._ends: deque[tuple[int, str]] = deque()  # samples at which segments end, and why
         self._over = self._done = False
         self._events: list[Event] = []
-        self.segments = 0
+        self.segments = self._revision = 0
+        self.closing: Closing | None = None  # waits for its second hearing
         self._next = (engine.context(latency_ms), booster)
         self._enter(0)
 
@@ -138,6 +155,8 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether there is work."""
+        if self.closing is not None:
+            return True
         return not self._done and (bool(self._ends) or self._end - self._taken >= self._wanted)
 
     def take(self) -> Work:
@@ -175,7 +194,29 @@ class Session:
         elif reason:
             border = self._border + round(self.rules.border_s(decoded, spoken) * self.rate)
             self._close(reason, min(border, self._taken))
-        self._drop(self._taken - self._replayed)
+        kept = self._taken - self._replayed
+        self._drop(min(kept, self._border) if self._hears_again else kept)
+
+    @property
+    def heard(self) -> np.ndarray:
+        """All samples of the segment that waits for its second hearing."""
+        return self._audio[self._border - self._audio_start : self._taken - self._audio_start]
+
+    def revise(self, rows: list[list[float]] | None) -> None:
+        """What came of the second hearing, emitted tokens as of `give`; None: nothing, and the first one counts."""
+        closing, self.closing = self.closing, None
+        if closing is None:
+            raise ValueError("no segment waits for a second hearing")
+        said = closing.said
+        if rows is not None:
+            segment = Segment(self.engine.tokenizer, self.engine.timing, self._border / self.rate)
+            segment.append(rows, closing.heard_s)
+            said = segment.transcript(closing.heard_s)
+        self._closed(closing._replace(said=said))
+
+    @property
+    def _hears_again(self) -> bool:
+        return self._again and self._heard_s <= LONGEST_AGAIN_S and self.engine.second(self.context) is not None
 
     def _spoken_s(self) -> float | None:
         """Up to when in the segment there were words, or, after words, somebody spoke; None where there were none."""
@@ -185,17 +226,27 @@ class Session:
         return None if last is None else last - self._border / self.rate
 
     def _close(self, reason: str, border: int) -> None:
-        """Ends the segment and begins the next one."""
+        """Ends the segment; what it said is heard again first, if that is wanted."""
+        closing = Closing(reason, border, self._heard_s, self._segment.transcript(self._heard_s))
+        if self._hears_again and closing.said.text:
+            self._tell()
+            self.closing = closing
+        else:
+            self._closed(closing)
+
+    def _closed(self, closing: Closing) -> None:
+        """Tells the end of a segment and begins the next one."""
+        reason, border, _, said = closing
         at = round((self._taken if reason in ("finalize", "end") else border) / self.rate, 3)
-        said = self._segment.transcript(self._heard_s)
         if said.text:
             start, end = said.words[0].start_s, said.words[-1].end_s
-            self._events.append(Final(self.segments, said.text, tuple(said.words), start, end, reason))
+            self._events.append(Final(self.segments, said.text, tuple(said.words), start, end, reason, self._revision))
             if self._vad is None:
                 self._events.append(SpeechEnd(end))
         if reason != "end":
             self._events.append(Endpoint(self.segments, reason, at))
         self.segments += bool(said.text)
+        self._revision = 0
         if reason == "end":
             self._done = True
             self._events.append(Done(round(self._end / self.rate, 3), self.segments))
@@ -208,7 +259,8 @@ class Session:
             self._said = text  # never empty again: nothing is taken back
             stable = join_words(word.text for word in self._segment.settled)
             words, heard = tuple(self._segment.words(self._heard_s)), round(self._taken / self.rate, 3)
-            self._events.append(Partial(self.segments, text, stable, words[0].start_s, heard, words))
+            revision, self._revision = self._revision, self._revision + 1
+            self._events.append(Partial(self.segments, text, stable, words[0].start_s, heard, words, revision))
 
     @property
     def _heard_s(self) -> float:

@@ -33,6 +33,9 @@ def stream(
     segments: Annotated[
         bool | None, typer.Option(help="End a segment where there is silence; without it for --mic alone.")
     ] = None,
+    second_pass: Annotated[
+        bool, typer.Option("--second-pass", help="Hear a segment again, whole, when it is over.")
+    ] = False,
     speed: Annotated[float, typer.Option(min=0, help="Times real time; 0: as fast as the server takes it.")] = 1.0,
     events: Annotated[bool, typer.Option("--json", help="Every event of the protocol, a JSON object a line.")] = False,
 ) -> None:
@@ -49,6 +52,8 @@ def stream(
         options["hotwords"] = [phrase.strip() for phrase in hotwords.split(",") if phrase.strip()]
     if not (mic if segments is None else segments):
         options["endpoint"] = OFF
+    if second_pass:
+        options["second_pass"] = True
     failed = False
     for name in files or ["microphone"]:
         try:

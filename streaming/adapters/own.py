@@ -54,6 +54,7 @@ class Config(Message):
     endpoint: Endpointing = Endpointing()
     partials: bool = True
     words: bool = True
+    second_pass: bool = False
     resume: str | None = Field(default=None, max_length=100)
     after: int = Field(default=0, ge=0)
 
@@ -142,7 +143,9 @@ class Own(Adapter):
         ogg = config.encoding == "opus"
         decoder = OggOpus() if ogg else Pcm(config.encoding, config.channels)
         rate = opus.RATE if ogg else config.rate
-        settings = command.Settings(rate, config.latency_ms, rules, phrases, config.hotword_weight, asked.vad)
+        settings = command.Settings(
+            rate, config.latency_ms, rules, phrases, config.hotword_weight, asked.vad, config.second_pass
+        )
         return (Begin(settings, decoder),)
 
     def opened(self, about: About, resumed: bool) -> Sequence[str]:
@@ -168,11 +171,13 @@ class Own(Adapter):
                 if not config.partials:
                     return ()
                 words: dict[str, Any] = {"words": _words(event.words)} if config.words else {}
-                values: dict[str, Any] = {"segment": event.segment, "text": event.text, "stable": event.stable}
+                values: dict[str, Any] = {"segment": event.segment, "revision": event.revision}
+                values |= {"text": event.text, "stable": event.stable}
                 return (_text("partial", number, **values, start_s=event.start_s, end_s=event.end_s, **words),)
             case Final():
                 words = {"words": _words(event.words)} if config.words else {}
-                values = {"segment": event.segment, "text": event.text, "reason": event.reason}
+                values = {"segment": event.segment, "revision": event.revision}
+                values |= {"text": event.text, "reason": event.reason}
                 return (_text("final", number, **values, start_s=event.start_s, end_s=event.end_s, **words),)
             case Endpoint():
                 return (_text("endpoint", number, segment=event.segment, reason=event.reason, at_s=event.at_s),)
