@@ -6,7 +6,6 @@ import json
 import pickle
 import re
 import resource
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from speechkit.data.utterance import normalized
 from speechkit.errors import InputError
 from speechkit.text import CharTokenizer
 from tests.asr.tiny import RATE, SYMBOLS, babble, configuration, recognizer, release
+from tests.memory import peak_mb
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -143,16 +143,6 @@ def test_the_packaged_model_hears_nothing_in_silence(run: Run, tmp_path: Path) -
     audio.write(tmp_path / "silence.wav", np.zeros(3 * RATE))
     for mode in ([], ["--stream"]):
         assert run(tmp_path / "silence.wav", *mode, model=hub.DEFAULT) == (0, "\n", "")
-
-
-def peak_mb(reset: bool = False) -> float:
-    """The most memory that this process held since the last reset (on Linux) or since its start."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        return float(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1e3
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 @pytest.mark.parametrize("mode", [[], ["--stream"]], ids=["whole", "stream"])

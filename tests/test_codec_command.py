@@ -303,7 +303,7 @@ def test_several_recordings_get_a_file_each(codec: Run, tmp_path: Path) -> None:
 
 MEASURED = """
 from speechkit import cli
-from tests.test_bad_input import peak_mb
+from tests.memory import peak_mb
 try:
     cli.main()
 except SystemExit as ended:
