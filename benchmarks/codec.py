@@ -34,10 +34,10 @@ def cpu_s(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def config(model: str) -> dict[str, Any]:
+def config(model: str, *overrides: str) -> dict[str, Any]:
     """Of a published size."""
     with hydra.initialize_config_module("speechkit.conf", version_base="1.3"):
-        composed = hydra.compose(overrides=[f"+model={model}"])
+        composed = hydra.compose(overrides=[f"+model={model}", *overrides])
     resolved = OmegaConf.to_container(composed.model, resolve=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
