@@ -20,7 +20,7 @@ from speechkit.configuration import entry_point, rename_words
 from speechkit.construction import built, check_types
 from speechkit.data.module import SpeechDataModule
 from speechkit.errors import InputError
-from speechkit.onnx.kind import KINDS, kind_of, named
+from speechkit.onnx.kind import kind_of, named
 from speechkit.onnx.publish import Export, publish
 
 Words = Sequence[str]
@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
     "latencies_ms": Sequence[float] | None, "features": bool, "limit": int | None,
 }  # fmt: skip
 console = Console()
+RECOGNISER = "recogniser"  # the noun of kinds that have look-aheads
 
 
 @entry_point("export")
@@ -60,13 +61,13 @@ def run(
     """
     kind = kind_of(model)
     options: dict[str, Any] = {}
-    if kind is KINDS["recognizer"]:
+    if kind.noun == RECOGNISER:
         contexts = None if latencies_ms is None else [model.context(ms) for ms in latencies_ms]
         options = {"contexts": contexts, "front": not features}
     elif latencies_ms is not None or features:
         raise InputError(f"look-aheads and features can be chosen for recognisers alone, and this is a {kind.noun}")
     data.prepare_data()
-    recordings = [_recordings(data, split, limit, spoken=kind is KINDS["recognizer"]) for split in data.test]
+    recordings = [_recordings(data, split, limit, spoken=kind.noun == RECOGNISER) for split in data.test]
     export: Export = named(kind.export)(model, recordings, **options)
     for place in publish(export, out, precisions, _say).values():
         _say(f"use it: {export.use.format(shlex.quote(str(place)))}")

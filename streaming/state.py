@@ -94,7 +94,14 @@ def split(state: StateT) -> list[StateT]:
 
 def where(rows: Tensor, new: StateT, old: StateT) -> StateT:
     """`new` where `rows` (batch,) bool is true, `old` elsewhere."""
-    return tree_map(lambda a, b: torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b), new, old)
+
+    def chosen(a: Tensor, b: Tensor) -> Tensor:
+        mine = rows.view(-1, *[1] * (a.dim() - 1))
+        return (
+            (mine & a) | (~mine & b) if a.dtype == torch.bool else torch.where(mine, a, b)
+        )  # ONNX Runtime has no other
+
+    return tree_map(chosen, new, old)
 
 
 def put(state: StateT, rows: Sequence[int], values: StateT) -> StateT:

@@ -75,7 +75,7 @@ class Blocks(NamedTuple):
 
     def packed(self) -> Tensor:
         """(batch, blocks, room * dim + 3): as an encoder's outputs flow."""
-        marks = torch.stack([self.first, self.end, self.last], dim=-1)
+        marks = torch.stack([self.first, self.end, self.last.long()], dim=-1)
         return torch.cat([self.rows.flatten(2), marks.to(self.rows)], dim=-1)
 
 

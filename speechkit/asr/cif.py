@@ -1,6 +1,6 @@
 """Continuous integrate-and-fire (Dong and Xu 2020): a weighted sum of encoder steps for every token."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ class Fired(NamedTuple):
 class CifState(NamedTuple):
     """The token that has begun."""
 
-    weight: Tensor  # (batch,) double, of it so far, under 1
     embed: Tensor  # (batch, dim), its sum so far
+    weight: Tensor  # (batch,) double, of it so far, under 1
 
 
 class Cif(nn.Module):
@@ -73,9 +73,16 @@ class Cif(nn.Module):
         else:
             counts = target_lengths
             weights = _on_grid(weights * (counts / total.clamp(min=GRID))[:, None])
-        room = int(counts.max()) if len(counts) else 0
-        most = int(weights.max().ceil()) if weights.numel() else 0
-        embeds = _integrated(hidden, weights, weights.new_zeros(len(weights)), room, most)[:, :room]
+        begun = torch.zeros_like(total)
+        if torch.compiler.is_exporting():  # a graph has a token's room where there is none, too
+            room: Any = counts.max().clamp(min=1).item()
+            torch._check(room >= 1)
+            torch._check(room <= hidden.shape[1] + 1)
+            embeds = _shared(hidden, weights, begun, room)
+        else:
+            room = int(counts.max()) if len(counts) else 0
+            most = int(weights.max().ceil()) if weights.numel() else 0
+            embeds = _integrated(hidden, weights, begun, room, most)[:, :room]
         return Fired(embeds * valid_mask(counts, room)[..., None], counts, total, weights)
 
     def padded(self, hidden: Tensor, weights: Tensor, lengths: Tensor) -> Fired:
@@ -99,7 +106,7 @@ class Cif(nn.Module):
     def init_state(self, batch: int) -> CifState:
         """State of `batch` streams that have not begun."""
         weight = torch.zeros(batch, dtype=torch.float64, device=self.like.device)
-        return CifState(weight, self.like.new_zeros(batch, self.dim))
+        return CifState(self.like.new_zeros(batch, self.dim), weight)
 
     def step(self, x: Chunk, state: CifState) -> tuple[Chunk, CifState]:
         """(batch, steps, dim + 1) -> (batch, steps * most + 1, dim)."""
@@ -107,14 +114,17 @@ class Cif(nn.Module):
         steps = x.values.shape[1]
         room = steps * self.most + 1
         weights = _on_grid((weights * valid_mask(x.lengths, steps)).clamp(0, self.most))
-        embeds = _integrated(hidden, weights, state.weight, room, self.most)
+        if torch.compiler.is_exporting():
+            embeds = _shared(hidden, weights, state.weight, room + 1)
+        else:
+            embeds = _integrated(hidden, weights, state.weight, room, self.most)
         embeds = torch.cat([embeds[:, :1] + state.embed[:, None], embeds[:, 1:]], dim=1)
         total = state.weight + weights.sum(1)
         whole = total.floor().long()
         rest = embeds.gather(1, whole[:, None, None].expand(-1, 1, self.dim))[:, 0]
         counts = torch.where(x.last, (total + self.tail).floor().long(), whole)
         given = embeds[:, :room] * valid_mask(counts, room)[..., None]
-        return Chunk(given, counts, x.last), CifState(total - whole, rest)
+        return Chunk(given, counts, x.last), CifState(rest, total - whole)
 
 
 def _on_grid(weights: Tensor) -> Tensor:
@@ -142,3 +152,12 @@ def _integrated(hidden: Tensor, weights: Tensor, begun: Tensor, tokens: int, mos
         index = row + token.long().clamp(max=tokens)
         sums = sums.index_add(0, index.flatten(), (shared.to(hidden)[..., None] * hidden).flatten(0, 1))
     return sums.view(batch, tokens + 1, dim)
+
+
+def _shared(hidden: Tensor, weights: Tensor, begun: Tensor, tokens: int) -> Tensor:
+    """The first `tokens` of what `_integrated` gives, of operations that graphs have; its time grows with `tokens`."""
+    ends = begun[:, None] + weights.cumsum(1)
+    token = torch.arange(tokens, device=hidden.device, dtype=ends.dtype)[:, None]
+    starts, ends = (ends - weights)[:, None], ends[:, None]
+    shared = (torch.minimum(ends, token + 1) - torch.maximum(starts, token)).clamp(min=0)
+    return shared.to(hidden) @ hidden

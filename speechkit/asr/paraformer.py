@@ -14,12 +14,12 @@ from speechkit.asr.cif import Cif, Fired
 from speechkit.asr.conformer_blocks import ConformerBlocks
 from speechkit.asr.ctc import CtcHead
 from speechkit.asr.decoding.boosting import PhraseBooster
-from speechkit.asr.decoding.nar import NarBlocks, NarWhole
+from speechkit.asr.decoding.nar import NarBlocks, NarWhole, no_beam
+from speechkit.asr.decoding.nar_scores import BlockScores, WholeScores
 from speechkit.asr.decoding.scoring import Scorer
 from speechkit.asr.decoding.search import Search
 from speechkit.asr.sanm_decoder import SanmDecoder, Sight
 from speechkit.asr.sanm_encoder import SanmEncoder
-from speechkit.errors import InputError
 from speechkit.features import LogMel
 from speechkit.low_frame_rate import LowFrameRateFbank
 from speechkit.nn.masks import valid_mask
@@ -167,17 +167,15 @@ class Paraformer(nn.Module):
         """Steps or packed blocks to tokens."""
         check_decoder(self, decoder)
         if context.whole:
-            return NarWhole(self.predictor, self.decoder, self.special, booster, self.compat)
-        return NarBlocks(self.predictor, self.decoder, context, self.special, booster, self.compat)
+            whole = WholeScores(self.predictor, self.decoder, self.compat)
+            return NarWhole(whole, self.device, self.special, booster)
+        blocks = BlockScores(self.predictor, self.decoder, context, self.compat)
+        return NarBlocks(blocks, context, self.device, self.special, booster)
 
     def beam(self, decoder: str, context: Grid, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> Search:
-        """There is none.
-
-        Raises:
-            InputError: always.
-        """
+        """There is none, and `InputError` says so."""
         check_decoder(self, decoder)
-        raise InputError("this model says all tokens at once: it has no beam search and takes no language model")
+        raise no_beam()
 
     def heard(self, features: Tensor, lengths: Tensor, grid: Grid = WHOLE) -> Heard:
         """What training needs of (batch, time, in_dim) features, (batch,): every step, and its weight."""

@@ -54,7 +54,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, heads: in
     visible = visible[:, None] if visible.dim() == 2 else visible
     lowest = torch.finfo(query.dtype).min / 2
     bias = torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, lowest)[:, None]
-    found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    if torch.compiler.is_exporting():  # graphs may have any number of queries, which the fused attention will not
+        found = (q @ k.mT / math.sqrt(q.shape[-1]) + bias).softmax(-1) @ v
+    else:
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     return found.transpose(1, 2).flatten(2) * visible.any(2)[..., None]
 
 

@@ -13,9 +13,14 @@ class Kind(NamedTuple):
     api: str  # the class of what `speechkit.load` gives
     reader: str  # (meta, folder, threads, providers) -> the same of a folder
     export: str  # the `speechkit.onnx.publish.Export` that writes one and checks it
+    network: str = ""  # the class of its model, where several kinds have one api
 
 
 KINDS = {  # by their names in meta.json
+    "paraformer": Kind(
+        "recogniser", "speechkit.asr.transcriber:Transcriber", "speechkit.onnx.paraformer:read",
+        "speechkit.onnx.paraformer_export:ParaformerExport", "speechkit.asr.paraformer:Paraformer",
+    ),
     "recognizer": Kind(
         "recogniser", "speechkit.asr.transcriber:Transcriber", "speechkit.onnx.recognizer:read",
         "speechkit.onnx.release:RecognizerExport",
@@ -37,12 +42,17 @@ def kind_of(model: Any) -> Kind:
     Raises:
         InputError: it is none of them.
     """
-    names = {f"{one.__module__}:{one.__qualname__}" for one in type(model).__mro__}
+    names, networks = _names(model), _names(getattr(model, "model", None))
     for kind in KINDS.values():
-        if kind.api in names:
+        if kind.api in names and (not kind.network or kind.network in networks):
             return kind
-    nouns = ", ".join(f"{kind.noun}s" for kind in KINDS.values())
+    nouns = ", ".join(dict.fromkeys(f"{kind.noun}s" for kind in KINDS.values()))
     raise InputError(f"what can be exported are {nouns}, not a {type(model).__name__}")
+
+
+def _names(item: Any) -> set[str]:
+    """Of an object's class and of those that it is one of."""
+    return {f"{one.__module__}:{one.__qualname__}" for one in type(item).__mro__}
 
 
 def named(code: str) -> Any:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class RecognizerExport(Export):
     """
 
     precisions = PRECISIONS
-    keep = (".mel",)  # the log-mel filters: powers of many sizes
+    keep: ClassVar[Sequence[str]] = (".mel",)  # the log-mel filters: powers of many sizes
     use = "speechkit transcribe --stream --model {} FILE.wav"
 
     def __init__(
@@ -60,9 +60,13 @@ class RecognizerExport(Export):
         """The encoders: the heads are small and their errors last."""
         return [entry["file"] for entry in meta["contexts"]]
 
+    def parity(self, exported: Transcriber) -> list[Parity]:
+        """How far a folder, read again, is from the model."""
+        return parity(self.transcriber, exported)
+
     def check(self, exported: Any, precision: str, say: Say) -> None:
         """As `Export.check`."""
-        _check_parity(precision, parity(self.transcriber, exported), say)
+        _check_parity(precision, self.parity(exported), say)
         for i, split in enumerate(self.recordings):
             known = self._known.get(i)
             self._known[i] = _check_words(self.transcriber, exported, precision, split, known, say)

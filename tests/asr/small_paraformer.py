@@ -25,7 +25,7 @@ def paraformer(grids: Any = ((0, 3, 2, 2, 1),), kind: str = "sanm", rate: int = 
     front: Any
     encoder: Any
     if kind == "conformer":
-        front = LogMel(sample_rate=rate, n_mels=8, n_fft=32, mean=-1.3, deviation=1.4)
+        front = LogMel(sample_rate=rate, n_mels=8, n_fft=32 * rate // 1000, mean=-1.3, deviation=1.4)
         sizes: Any = {"dim": 8, "layers": 2, "heads": 2, "conv_kernel": 3, "subsampling_channels": 3}
         encoder = ConformerBlocks(ConformerEncoder(n_mels=8, contexts=[(6, 1)], **sizes))
     else:

@@ -1,0 +1,125 @@
+"""A Paraformer's export says what the model says: whole, in streams, with phrases, and of silence."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import speechkit
+from speechkit.asr.blocks import WHOLE, Grid
+from speechkit.asr.transcriber import Transcriber
+from speechkit.errors import InputError
+from speechkit.export import run as export
+from speechkit.onnx.kind import KINDS, kind_of
+from speechkit.onnx.paraformer import OnnxParaformer
+from speechkit.text import CharTokenizer
+from tests.asr.small_paraformer import paraformer
+
+RATE = 8000
+GRID = Grid(0, 3, 2, 2, 1)
+TOKENIZER = CharTokenizer(" abcdefgh")
+
+
+@pytest.fixture(scope="module")
+def model() -> Transcriber:
+    return Transcriber(paraformer((GRID,), rate=RATE).float(), TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def folder(model: Transcriber, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `speechkit export` writes, which compares it with the model itself."""
+    place = tmp_path_factory.mktemp("export") / "paraformer"
+    nothing: Any = type("Data", (), {"test": [], "prepare_data": lambda self: None})()
+    export(model, place, ["fp32"], None, False, nothing, None)
+    return place
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path) -> Transcriber:
+    found: Transcriber = speechkit.load(folder)
+    assert isinstance(found.model, OnnxParaformer)
+    return found
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    drawn = torch.randn(round(seconds * RATE), generator=torch.Generator().manual_seed(seed))
+    return (0.3 * drawn).numpy().clip(-1, 1)
+
+
+def test_it_is_a_kind_of_its_own(model: Transcriber, exported: Transcriber) -> None:
+    assert kind_of(model) is KINDS["paraformer"]
+    assert exported.model.contexts == [WHOLE, GRID]
+    assert exported.latencies_ms == model.latencies_ms
+
+
+@pytest.mark.parametrize("latency_ms", [None, 80.0])
+@pytest.mark.parametrize("seconds", [0.001, 0.2, 3.0])
+def test_recordings_of_any_length_have_the_same_words(
+    model: Transcriber, exported: Transcriber, latency_ms: float | None, seconds: float
+) -> None:
+    wave = noise(seconds, seed=1)
+    one, other = (found.transcribe(wave, latency_ms=latency_ms) for found in (model, exported))
+    assert one.text == other.text
+    assert [(w.text, w.start_s, w.end_s) for w in one.words] == [(w.text, w.start_s, w.end_s) for w in other.words]
+    assert one.hypotheses[0].log_probs == pytest.approx(other.hypotheses[0].log_probs, abs=1e-4)
+
+
+def test_streams_are_the_same_in_pieces_of_any_size(model: Transcriber, exported: Transcriber) -> None:
+    wave = noise(4, seed=2)
+    stream = exported.stream(80)
+    for begin in range(0, len(wave), 997):
+        stream.push(wave[begin : begin + 997])
+    assert stream.finish().text == model.stream(80).push(wave).finish().text != ""
+
+
+def test_phrases_are_favoured_by_the_same_graphs(model: Transcriber, exported: Transcriber) -> None:
+    for latency_ms in (None, 80.0):
+        said = [
+            found.transcribe(noise(3), latency_ms=latency_ms, hotwords=["fade"], hotword_weight=30).text
+            for found in (model, exported)
+        ]
+        assert said[0] == said[1]
+        assert "fade" in said[0]
+
+
+@torch.inference_mode()
+def test_rows_of_a_batch_are_apart_and_silence_has_no_tokens(exported: Transcriber) -> None:
+    """Also where no row has any, for which FunASR's graph fails."""
+    network: Any = exported.model
+    waves = [torch.from_numpy(noise(seconds, seed=3)) for seconds in (2.0, 0.7, 0.0, 0.002)]
+    lengths = torch.tensor([len(wave) for wave in waves])
+    padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    for context in (WHOLE, GRID):
+        greedy = network.greedy("nar", context)
+        together = greedy(*network.encode(padded, lengths, context))
+        assert together.lengths.tolist()[2:] == [0, 0]
+        for row, wave in enumerate(waves):
+            alone = greedy(*network.encode(wave[None], lengths[row : row + 1], context))
+            count = int(alone.lengths)
+            assert int(together.lengths[row]) == count
+            torch.testing.assert_close(together.values[row, :count], alone.values[0, :count], atol=1e-4, rtol=1e-4)
+
+
+def test_what_cannot_be_exported_or_read_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    conformer = Transcriber(paraformer((), "conformer", rate=RATE).float(), TOKENIZER)
+    nothing: Any = type("Data", (), {"test": [], "prepare_data": lambda self: None})()
+    with pytest.raises(InputError, match="Paraformers with Kaldi's features can be exported"):
+        export(conformer, tmp_path / "other", ["fp32"], None, False, nothing, None)
+    assert not (tmp_path / "other").exists()
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    meta = json.loads((broken / "meta.json").read_text())
+    changes: list[dict[str, Any]] = [
+        {"special": [-1]},
+        {"contexts": []},
+        {"vocab_size": 3},
+        {"front": {}},
+        {"takes": "tea"},
+    ]
+    for change in changes:
+        (broken / "meta.json").write_text(json.dumps({**meta, **change}))
+        with pytest.raises(InputError):
+            speechkit.load(broken)
