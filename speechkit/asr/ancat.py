@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from speechkit.asr.ancat_stream import AncatStream
 from speechkit.asr.conformer import ConformerEncoder, Context
+from speechkit.errors import InputError
 from speechkit.nn.attention import MASKED, relative_positions
 from speechkit.nn.gates import as_gates, gate_bias
 from speechkit.nn.linear import Linear
@@ -83,7 +84,7 @@ class Scheduler(nn.Module):
     def hard(self, logits: Tensor) -> Tensor:
         """Logits -> the gates of inference, bool: what soft ones become as the temperature falls to zero."""
         opened = logits > 0
-        return opened if self.mode == "free" else opened.long().cumprod(-1).bool()
+        return opened if self.mode == "free" else (~opened).long().cumsum(-1) == 0
 
     def soft(self, logits: Tensor, gating: Gating) -> tuple[Tensor, Tensor]:
         """Logits -> (batch, steps, right) logarithms of the gates, and the gates."""
@@ -154,9 +155,9 @@ class AncatEncoder(ConformerEncoder):
         """Refuses contexts that are neither the adaptive nor a fixed one."""
         if isinstance(context, FixedContext):
             if context.left < 0 or context.right < 0:
-                raise ValueError(f"a fixed context must be limited, got {list(context[:2])}")
+                raise InputError(f"a fixed context must be limited, got {list(context[:2])}")
         elif tuple(context) != self.adaptive:
-            raise ValueError(
+            raise InputError(
                 f"the schedulers were trained for the context {list(self.adaptive)}, got {list(context)}: "
                 "what is fixed is a FixedContext"
             )
@@ -194,7 +195,7 @@ class AncatEncoder(ConformerEncoder):
         gate, time = self.gate(context, gating), x.shape[1]
         valid = valid_mask(lengths, time)
         position = torch.arange(time, device=x.device)
-        distance = (position - position[:, None]).expand(len(x), -1, -1)
+        distance = (position - position[:, None]).expand(x.shape[0], -1, -1)
         x = self.dropout(x * self.scale)
         sinusoids = relative_positions(time - 1, 2 * time - 1, self.dim, self.subsampling.out.weight)
         gates = []

@@ -41,7 +41,7 @@ class Queue(NamedTuple):
     arrived: Tensor  # (batch,) inputs including this call's
     given: Tensor  # (batch,) steps run before this call
     runs: Tensor  # (batch,) steps that run now
-    room: int  # the most of them in a row, at least 1
+    room: int  # the most of them in a row, at least 1; in a graph the queue's size
 
 
 class AncatStream:
@@ -49,7 +49,8 @@ class AncatStream:
 
     A step of a layer runs in the call in which the last input that its open gates wait for has come, or the stream has
     ended; in a row's order, all that became ready at once. Keys and values are projected once, when an input comes. At
-    most `right` steps wait in a layer, so that the state's size is fixed; how much a call computes is not.
+    most `right` steps wait in a layer, so that the state's size is fixed. A call computes what runs in it; in a
+    graph (ONNX), whose sizes are fixed, the most that could.
 
     Rounding may turn a gate whose logit is all but zero: in single precision a stream and the whole can differ there.
     """
@@ -86,9 +87,9 @@ class AncatStream:
         """(batch, chunk, dim) subsampled features -> (batch, chunk + right * layers, dim) encoder steps."""
         check_room(x, self.chunk)
         y, counts = x._replace(values=x.values * self.encoder.scale), [state.steps[:, 0] + x.lengths]
-        layers, flushes = [], bool(x.last.any())
+        layers, busy = [], torch.compiler.is_compiling() or bool(x.last.any())
         for i, layer in enumerate(state.layers):
-            if flushes or bool(y.lengths.any()):  # else nothing came, and nothing can have become ready
+            if busy or bool(y.lengths.any()):  # else nothing came, and nothing can have become ready
                 y, layer = self._layer(i, y, state.steps[:, i], state.steps[:, i + 1], layer)
             layers.append(layer)
             counts.append(state.steps[:, i + 1] + y.lengths)
@@ -132,8 +133,9 @@ class AncatStream:
         reach = (gates * torch.arange(1, self.right + 1, device=gates.device)).amax(2) if self.right else gates.sum(2)
         ready = (given[:, None] + place + reach.long() < arrived[:, None]) | x.last[:, None]
         ready = ready & (place < (arrived - given)[:, None])
-        runs = ready.long().cumprod(1).sum(1)
-        return Queue(came, arrived, given, runs, max(1, int(runs.max())))
+        runs = ((~ready).long().cumsum(1) == 0).sum(1)
+        room = gates.shape[1] if torch.compiler.is_compiling() else max(1, int(runs.max()))
+        return Queue(came, arrived, given, runs, room)
 
     def _attend(self, i: int, q: Tensor, gates: Tensor, memory: Tensor, now: Queue) -> Tensor:
         """Attention of the steps that run, whose first one's left context begins each row's window of the memory."""
@@ -141,7 +143,7 @@ class AncatStream:
         offset = self.right - (now.came - now.given)
         k, v = attention.by_head(queue_pop(memory, offset, window), 2)
         query = torch.arange(now.room, device=q.device)
-        distance = (torch.arange(window, device=q.device) - self.left - query[:, None]).expand(len(q), -1, -1)
+        distance = (torch.arange(window, device=q.device) - self.left - query[:, None]).expand(q.shape[0], -1, -1)
         key = now.given[:, None] - self.left + torch.arange(window, device=q.device)
         valid = ((key >= 0) & (key < now.arrived[:, None]))[:, None]
         log, _ = as_gates(gates > 0, q.dtype)
