@@ -35,10 +35,14 @@ class FixedContext(NamedTuple):
 
 
 class Gating(NamedTuple):
-    """How gates are drawn in training (reconstruction): softer at high temperature, hard ones straight through."""
+    """How gates are drawn in training (reconstruction): softer at high temperature, hard ones straight through.
+
+    An encoder that has not learned anything closes gates for what they let in is noise: until it has, all are open.
+    """
 
     temperature: float = 1.0
     noise: float = 0.0  # scale of logistic noise on the logits; 1 draws open gates with their probability
+    open: bool = False  # all of them, and schedulers do not learn
     hard: bool = False  # forward as in inference, gradients of the soft gates (Bengio et al. 2013)
 
 
@@ -88,6 +92,9 @@ class Scheduler(nn.Module):
 
     def soft(self, logits: Tensor, gating: Gating) -> tuple[Tensor, Tensor]:
         """Logits -> (batch, steps, right) logarithms of the gates, and the gates."""
+        if gating.open:
+            log = 0.0 * logits  # a gradient of zero, for DDP waits for every parameter's
+            return log, log.exp()
         if gating.noise:
             uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
             logits = logits + gating.noise * torch.logit(uniform)

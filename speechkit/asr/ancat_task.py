@@ -32,7 +32,7 @@ class Phases:
     """When training does what (reconstruction): gates are open first, then pruned as they sharpen, then hard.
 
     Args:
-        start: step from which latency counts.
+        start: steps in which all gates are open; from there on schedulers learn, and latency counts.
         ramp: steps over which its weights then rise to their values.
         hard: step from which gates are hard, with gradients straight through.
         temperatures: of the gates at `start` and at `hard`; between them it falls geometrically.
@@ -59,7 +59,7 @@ class Phases:
         """How gates are drawn at a step of training."""
         first, last = self.temperatures
         progress = min(max(step - self.start, 0) / max(self.hard - self.start, 1), 1.0)
-        return Gating(first * (last / first) ** progress, self.noise, step >= self.hard)
+        return Gating(first * (last / first) ** progress, self.noise, step < self.start, step >= self.hard)
 
     def share(self, step: int) -> float:
         """Part of the latency's weights that counts at a step."""

@@ -147,6 +147,16 @@ def test_soft_gates_become_hard_as_the_temperature_falls(mode: str) -> None:
     torch.testing.assert_close(gates, scheduler.hard(logits).double(), atol=1e-3, rtol=0)
 
 
+def test_gates_of_an_open_phase_are_the_whole_look_ahead() -> None:
+    encoder, (x, lengths) = ancat(dropout=0.0, attention_dropout=0.0).train(), heard()
+    found = encoder.schedule(x, lengths, encoder.adaptive, Gating(open=True))
+    fixed = encoder.schedule(x, lengths, FixedContext(5, 3))
+    torch.testing.assert_close(found.gates, fixed.gates)
+    found.steps.sum().backward()
+    gradients = [parameter.grad for parameter in encoder.schedulers.parameters()]
+    assert all(x is not None and not x.any() for x in gradients)
+
+
 def test_noise_opens_gates_with_their_probability() -> None:
     scheduler = Scheduler(8, 1, "free")
     logits = torch.full((1, 20_000, 1), 1.0)

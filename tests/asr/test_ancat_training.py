@@ -128,6 +128,7 @@ def test_gates_sharpen_and_then_are_hard_while_weights_rise() -> None:
     phases = Phases(start=10, ramp=10, hard=30, temperatures=(1.0, 0.25))
     assert [phases.gating(step).temperature for step in (0, 10, 20, 30, 90)] == pytest.approx([1, 1, 0.5, 0.25, 0.25])
     assert [phases.gating(step).hard for step in (0, 29, 30)] == [False, False, True]
+    assert [phases.gating(step).open for step in (0, 9, 10)] == [True, True, False]
     assert [phases.share(step) for step in (0, 10, 15, 20, 90)] == [0, 0, 0.5, 1, 1]
     assert [Phases(start=3, hard=3).share(step) for step in (2, 3)] == [0, 1]
 

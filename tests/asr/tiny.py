@@ -65,13 +65,14 @@ def _centre(layer: torch.nn.Linear, x: torch.Tensor, deviation: float) -> None:
 
 
 @torch.no_grad()
-def vary_gates(encoder: AncatEncoder, steps: int = 200) -> None:
-    """Makes every layer's gates depend on what is heard: logits of unit deviation over noise, half of factors open."""
-    x = torch.randn(1, steps, encoder.dim, dtype=encoder.subsampling.out.weight.dtype)
+def vary_gates(encoder: AncatEncoder, x: torch.Tensor | None = None) -> None:
+    """Makes every layer's gates depend on what is heard: logits of unit deviation over x (1, steps, dim), or noise."""
+    if x is None:
+        x = torch.randn(1, 200, encoder.dim, dtype=encoder.subsampling.out.weight.dtype)
     for scheduler in encoder.schedulers:
         seen: list[torch.Tensor] = []
         hook = scheduler.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
-        encoder.contextualize(x, torch.tensor([steps]), encoder.adaptive)
+        encoder.contextualize(x, torch.tensor([x.shape[1]]), encoder.adaptive)
         hook.remove()
         scheduler.norm.reset_parameters()  # type: ignore[operator, union-attr]
         out: torch.nn.Linear = scheduler.out  # type: ignore[assignment]
