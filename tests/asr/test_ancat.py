@@ -108,7 +108,7 @@ def test_a_long_stream_holds_what_a_short_one_holds() -> None:
     stream = Stream(encoder.at(encoder.adaptive))
     stream.push(torch.randn(20, 8, dtype=torch.double))
     size, sizes = size_bytes(stream.state), [leaf.shape for leaf in leaves(stream.state)]
-    for _ in range(10):
+    for _ in range(5):
         stream.push(torch.randn(200, 8, dtype=torch.double))
     assert size_bytes(stream.state) == size
     assert [leaf.shape for leaf in leaves(stream.state)] == sizes

@@ -94,13 +94,13 @@ def _ancat(mode: str, fixed: int | None = None, chunks: int = 1, **options: Any)
     encoder = _ancat_encoder(mode, **options)
     context = encoder.adaptive if fixed is None else FixedContext(5, fixed)
     stream = AncatStream(encoder, context, chunks)
-    return Case(stream, lambda x, n: encoder.contextualize(x, n, context), dim=8, longest=29)
+    return Case(stream, lambda x, n: encoder.contextualize(x, n, context), dim=8, longest=19)
 
 
 def _ancat_recognizer() -> Case:
     encoder, front = _ancat_encoder("contiguous"), _log_mel(8)
     module = Chain(front, encoder.at(encoder.adaptive))
-    return Case(module, lambda x, n: encoder(*front(x[..., 0], n)), dim=1, longest=1000)
+    return Case(module, lambda x, n: encoder(*front(x[..., 0], n)), dim=1, longest=500)
 
 
 def _recognizer(style: str, context: tuple[int, int], length_rule: str = "floor") -> Case:
