@@ -24,6 +24,7 @@ from speechkit.nn.masks import valid_mask
 from speechkit.streaming.chain import Chain
 
 MODES = ("contiguous", "free")
+CLOSED = 1e-6  # weight of a closed gate in hard training: its gradient is then what opening the gate would change
 
 
 class FixedContext(NamedTuple):
@@ -102,8 +103,8 @@ class Scheduler(nn.Module):
         log = log if self.mode == "free" else log.cumsum(-1)
         gates = log.exp()
         if gating.hard:
-            log_hard, hard = as_gates(self.hard(logits), log.dtype)
-            log, gates = log_hard + (log - log.detach()), hard + (gates - gates.detach())
+            gates = self.hard(logits).to(gates) + (gates - gates.detach())
+            log = torch.log(gates.clamp(min=0) + CLOSED)
         return log.clamp(min=MASKED), gates
 
 

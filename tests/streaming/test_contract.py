@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from speechkit.asr.blocks import Grid
 from speechkit.asr.ancat import AncatEncoder, FixedContext
 from speechkit.asr.ancat_stream import AncatStream
+from speechkit.asr.blocks import Grid
 from speechkit.asr.conformer import ConformerEncoder
 from speechkit.asr.conformer_stream import ConformerStream
 from speechkit.asr.ctc import CtcHead
