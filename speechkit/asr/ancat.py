@@ -191,9 +191,9 @@ class AncatEncoder(ConformerEncoder):
         self.check(context)
         if isinstance(context, FixedContext):
             right = context.right
-            return lambda _, x: (x.new_zeros(*x.shape[:2], right), x.new_ones(*x.shape[:2], right))
+            return lambda _, x: as_gates(x.new_ones(*x.shape[:2], right, dtype=torch.bool))
         if gating is None:
-            return lambda scheduler, x: as_gates(scheduler.hard(scheduler(x)), x.dtype)
+            return lambda scheduler, x: as_gates(scheduler.hard(scheduler(x)))
         return lambda scheduler, x: scheduler.soft(scheduler(x), gating)
 
     def schedule(

@@ -114,7 +114,7 @@ class AncatStream:
         residual = layer.enter(x.values)
         q, new = layer.attention.qkv(layer.norm_attention(residual)).split([dim, 2 * dim], dim=2)
         waiting = came - given
-        queue = queue_push(state.held, waiting, x._replace(values=torch.cat([residual, q, gates], dim=2)))
+        queue = queue_push(state.held, waiting, x._replace(values=torch.cat([residual, q, gates.to(q)], dim=2)))
         now = self._ready(queue[..., 2 * dim :], x, came, given)
         residual, q, gates = queue[:, : now.room].split([dim, dim, self.right], dim=2)
         memory = torch.cat([state.memory, new], dim=1)
@@ -146,7 +146,7 @@ class AncatStream:
         distance = (torch.arange(window, device=q.device) - self.left - query[:, None]).expand(q.shape[0], -1, -1)
         key = now.given[:, None] - self.left + torch.arange(window, device=q.device)
         valid = ((key >= 0) & (key < now.arrived[:, None]))[:, None]
-        log, _ = as_gates(gates > 0, q.dtype)
+        log, _ = as_gates(gates > 0)
         skipped = self.room - now.room
         positions = self.positions[i][..., skipped : skipped + window + now.room - 1]
         bias = gate_bias(log, distance, valid, self.left)

@@ -6,10 +6,10 @@ from torch import Tensor
 from speechkit.nn.attention import MASKED
 
 
-def as_gates(opened: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Hard gates (bool) -> their logarithms, MASKED where closed, and the gates, 0 or 1."""
-    log = torch.zeros(opened.shape, dtype=dtype, device=opened.device).masked_fill(~opened, MASKED)
-    return log, opened.to(dtype)
+def as_gates(opened: Tensor) -> tuple[Tensor, Tensor]:
+    """Hard gates (bool) -> their logarithms, MASKED where closed, and the gates, 0 or 1, both in single precision."""
+    gates = opened.float()
+    return torch.zeros_like(gates).masked_fill(~opened, MASKED), gates
 
 
 def gate_bias(log: Tensor, distance: Tensor, valid: Tensor, left: int) -> Tensor:
