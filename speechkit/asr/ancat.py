@@ -116,13 +116,12 @@ class AncatEncoder(ConformerEncoder):
 
     Parameters are those of `ConformerEncoder` and ``schedulers.*``. With all gates closed it equals that encoder with
     ``style="regular"`` and the context [left, 0], with all gates open the one with [left, right]; a `FixedContext`
-    gives both, and what lies between.
+    gives both, and what lies between. Arguments that are not named here are those of `ConformerEncoder`.
 
     Args:
         left: attention context in steps.
         right: most steps that a layer waits for; over the layers they add up.
         mode, scheduler_dim, openness: see `Scheduler`.
-        Others as of `ConformerEncoder`.
     """
 
     def __init__(

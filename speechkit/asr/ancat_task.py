@@ -72,6 +72,7 @@ class AncatTask(RecognitionTask):
     Logs ``train/algorithmic_ms`` and ``train/compute_ms`` under the gates of training and ``train/openness``, the mean
     gate; ``val/algorithmic_ms`` under the gates of inference; and ``val/settled_wer``, by which checkpoints are chosen:
     the word error rate once the gates are hard, infinite before, for a model that may still wait is no better one.
+    Arguments that are not named here are those of `RecognitionTask`.
 
     Args:
         algorithmic_weight: of the mean wait of the outputs, from 0 to 1 of the longest possible one.
@@ -80,7 +81,6 @@ class AncatTask(RecognitionTask):
         free_steps: of wait that cost nothing.
         real_time_factor: of the device, on the causal encoder.
         phases: when.
-        Others as of `RecognitionTask`.
     """
 
     def __init__(
