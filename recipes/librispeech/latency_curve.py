@@ -66,13 +66,16 @@ def table(found: Sequence[Point]) -> str:
 
 
 def draw(found: Sequence[Point]) -> Figure:
-    """A panel for each split, a line for each series."""
+    """A panel for each split that all series have, or for every split; a line for each series."""
+    names = list(dict.fromkeys(p.series for p in found))
     splits = list(dict.fromkeys(p.split for p in found))
+    common = [split for split in splits if {p.series for p in found if p.split == split} == set(names)]
+    splits = common or splits
     figure = Figure(figsize=(1 + 4.5 * len(splits), 4.2), layout="constrained")
     panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
     for split, panel in zip(splits, panels, strict=True):
         here = [p for p in found if p.split == split]
-        for i, series in enumerate(dict.fromkeys(p.series for p in here)):
+        for i, series in enumerate(names):
             line = sorted((p.mean_ms, p.wer, p.label) for p in here if p.series == series)
             panel.plot([x for x, *_ in line], [y for _, y, _ in line], "o-", color=f"C{i}", label=series)
             for x, y, label in line:
