@@ -1,5 +1,6 @@
 """Checkpoints of a training run: where they lie, how they survive, and their average."""
 
+import math
 import os
 import pickle
 import signal
@@ -208,7 +209,7 @@ def averaged(trainer: Trainer, task: LightningModule, data: LightningDataModule)
         return float(trainer.validate(task, datamodule=data, verbose=False)[0][str(best.monitor)])
 
     scores: dict[str, Any] = best.best_k_models
-    ranked = [(float(value), weights(Path(path))) for path, value in scores.items()]
+    ranked = [(float(value), weights(Path(path))) for path, value in scores.items() if float(value) < math.inf]
     last = {name: value.detach().clone() for name, value in task.state_dict().items()}
     if not any(_same(last, state) for _, state in ranked):
         ranked.append((score(), last))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -76,14 +77,29 @@ def main(config: DictConfig) -> None:
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not os.environ.get("SPEECHKIT_RUN"):
         _same_folder(HydraConfig.get().overrides.task)
     _check(config)
-    out = writable(Path(os.environ.get("SPEECHKIT_RUN") or config.resume or config.out))
-    os.environ["SPEECHKIT_RUN"] = str(out)  # for the processes that Lightning starts
-    config.out = str(out)
-    for note in notes:
-        console.print(note, highlight=False)
-    train(config, out)
+    with _run_folder(config) as out:
+        for note in notes:
+            console.print(note, highlight=False)
+        train(config, out)
     if config.data.root is None:
         console.print("this was the embedded corpus; for a real one add data.root=/path/to/corpus")
+
+
+@contextmanager
+def _run_folder(config: DictConfig) -> Iterator[Path]:
+    """The folder of a run, which the processes that Lightning starts inherit; of a sweep's run one inside `out`."""
+    inherited, job = os.environ.get("SPEECHKIT_RUN"), HydraConfig.get()
+    sweep = job.mode == RunMode.MULTIRUN
+    if sweep and config.resume:
+        raise InputError("a sweep begins new runs: go on with one of its runs without -m")
+    own = Path(config.out, str(job.job.num)) if sweep else Path(config.out)
+    out = writable(Path(inherited or config.resume or own))
+    os.environ["SPEECHKIT_RUN"] = config.out = str(out)
+    try:
+        yield out
+    finally:
+        if not inherited:  # the next run of a sweep is in this process
+            del os.environ["SPEECHKIT_RUN"]
 
 
 def _alone(trainer: DictConfig) -> None:
@@ -172,6 +188,8 @@ def _start(config: DictConfig, job: Any) -> Any:
         raise InputError(
             f"{config.name} cannot begin with {config.init}: that is a {theirs}, and the recipe trains a {ours}"
         )
+    if hasattr(job, "adopt"):  # models that may also begin with those of another kind
+        release = job.adopt(release, config.model)
     release.config["model"] = _with_own_options(release.config["model"])
     config.model = release.config["model"]
     if release.tokenizer is not None:

@@ -142,6 +142,14 @@ def test_last_weights_that_are_a_checkpoint_are_not_scored_again(tmp_path: Path)
     assert int(task.get_buffer("count")) == 3
 
 
+def test_checkpoints_of_an_infinite_score_are_not_averaged(tmp_path: Path) -> None:
+    trainer, task = after_training(tmp_path, [0.3, 0.05])
+    scores = trainer.checkpoint_callbacks[0].best_k_models
+    scores[str(tmp_path / "1.0.ckpt")] = torch.tensor(float("inf"))
+    averaged(trainer, task, None)  # type: ignore[arg-type]
+    assert torch.equal(task.w.data, torch.full((4,), 3.0))  # of checkpoint 2 and the last weights, 4
+
+
 def test_without_a_score_the_last_weights_stay() -> None:
     trainer = SimpleNamespace(checkpoint_callbacks=[ModelCheckpoint(monitor="val/wer")])
     assert averaged(trainer, Trained(), None) is None  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def layer(module: str) -> int:
         return ENTRY
     if parts[0] == "streaming":
         return STATE if parts[1:] == [] or parts[1] in STREAM_CORE else TASK
-    if parts[-1] in ("task", "job") or parts[0] in ("data", "hub", "importers"):
+    if parts[-1].rpartition("_")[2] in ("task", "job") or parts[0] in ("data", "hub", "importers"):
         return TASK
     if parts[0] in MODELS:
         return MODEL

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import jiwer
 import torch
@@ -17,8 +18,9 @@ from speechkit.asr.acoustic import Context, check_decoder
 from speechkit.asr.decoding.search import check_beam
 from speechkit.asr.latency import Delay, Emission, delays_ms, summary
 from speechkit.asr.transcriber import Transcriber
+from speechkit.asr.waits import Wait, arrival_steps, causal, wait
 from speechkit.errors import InputError
-from speechkit.streaming.state import Chunk
+from speechkit.streaming.state import Chunk, Streaming
 from speechkit.streaming.stream import run
 
 BATCH_SECONDS = 120.0  # padded audio of a batch, offline
@@ -41,6 +43,7 @@ class Score:
     real_time_factor: float  # wall seconds per second of audio, decoding included
     beam: int = 1  # hypotheses of the search; 1 is greedy
     delay: Delay | None = None  # of emission, streaming
+    wait: Wait | None = None  # measured, where latency_ms is the bound of an adaptive look-ahead
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -55,6 +58,7 @@ class Encoded:
         begin = time.monotonic()
         self.steps = self._stream(waves) if mode == "streaming" else self._whole(waves)
         self.spent = time.monotonic() - begin
+        self.arrivals = arrival_steps(transcriber.model, waves, context)
 
     def _stream(self, waves: Sequence[Tensor]) -> list[Tensor]:
         """Chunk by chunk through explicit state, many streams at once."""
@@ -207,6 +211,7 @@ def _line(
         real_time_factor=spent / max(seconds, 1e-9),
         beam=beam,
         delay=_delay(encoded, rows, waves, texts, word_ends or ()) if streamed else None,
+        wait=wait(encoded.arrivals, transcriber.model.step_ms),
     )
 
 
@@ -221,7 +226,12 @@ def _delay(
     tokenizer, rate = encoded.transcriber.tokenizer, encoded.transcriber.rate
     grouped = encoded.transcriber.model.grouped(encoded.context)
     found: list[float] = []
+    module: Streaming[Any] = encoded.module
+    if encoded.arrivals is not None:
+        module = causal(encoded.transcriber.model, encoded.context)
+        came = [steps.tolist() for steps in encoded.arrivals]
+        rows = [[(token, steps[i]) for token, i in row] for row, steps in zip(rows, came, strict=True)]
     for row, wave, text, ends in zip(rows, waves, texts, word_ends, strict=True):
         if ends is not None:
-            found += delays_ms(encoded.module, row, text, ends, tokenizer, len(wave), rate, grouped)
+            found += delays_ms(module, row, text, ends, tokenizer, len(wave), rate, grouped)
     return summary(found)

@@ -42,7 +42,9 @@ def table(scores: Sequence[Score]) -> Table:
 
 
 def latency(score: Score) -> str:
-    """The look-ahead in words."""
+    """The look-ahead in words; of an adaptive one the mean wait, and the longest possible."""
+    if score.wait is not None:
+        return f"{score.wait.mean:.0f} (to {score.latency_ms:g})"
     return "full" if score.latency_ms is None else f"{score.latency_ms:g}"
 
 

@@ -96,14 +96,18 @@ class TextTask(LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         """Word error rate of each way, over all processes."""
         for i, (name, counts) in enumerate(self.edits.items()):
-            total = torch.tensor(counts, dtype=torch.float64, device=self.device)
-            if self.trainer.world_size > 1:
-                total = self.all_gather(total).sum(0)  # type: ignore[union-attr]
-            rate = (total[0] / total[1].clamp(min=1)).float()
+            rate = self.error_rate(name)
             self.log(f"val/wer_{name}", rate, rank_zero_only=False)
             if i == 0:
                 self.log("val/wer", rate, prog_bar=True)
             counts[:] = [0, 0]
+
+    def error_rate(self, decoder: str) -> Tensor:
+        """Word errors per word of one way to say what was counted, over all processes."""
+        total = torch.tensor(self.edits[decoder], dtype=torch.float64, device=self.device)
+        if self.trainer.world_size > 1:
+            total = self.all_gather(total).sum(0)  # type: ignore[union-attr]
+        return (total[0] / total[1].clamp(min=1)).float()
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer over everything that is trained, and its scheduler, stepped every step."""
@@ -164,10 +168,14 @@ class RecognitionTask(TextTask):
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(batch, steps, dim) and valid steps, with SpecAugment in training."""
+        return self.model.encoder(*self.features(batch))
+
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(batch, frames, n_mels) and valid frames, with SpecAugment in training."""
         features, lengths = self.model.front(batch.wave, batch.wave_lengths)
         if self.training and self.spec_augment is not None:
             features = self.spec_augment(features, lengths)
-        return self.model.encoder(features, lengths)
+        return features, lengths
 
     def _losses(self, batch: Batch, encoder: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         both = len(self.model.decoders) == 2
@@ -194,7 +202,10 @@ class RecognitionTask(TextTask):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss, and word errors of every head under the first context."""
-        encoder, lengths = self.encode(batch)
+        self.validate(batch, *self.encode(batch))
+
+    def validate(self, batch: Batch, encoder: Tensor, lengths: Tensor) -> None:
+        """Logs the loss and counts word errors of encoder steps (batch, steps, dim)."""
         losses = self._losses(batch, encoder, lengths)
         self.log("val/loss", losses["loss"], batch_size=len(batch.wave), sync_dist=True, add_dataloader_idx=False)
         for name in self.model.decoders:

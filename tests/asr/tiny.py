@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from speechkit import hub
+from speechkit.asr.ancat import AncatEncoder
 from speechkit.asr.model import Recognizer
 from speechkit.release import build
 from speechkit.text import CharTokenizer
@@ -61,6 +62,24 @@ def _centre(layer: torch.nn.Linear, x: torch.Tensor, deviation: float) -> None:
     y = layer(x)
     layer.weight *= (deviation / y.std(0).clamp(min=1e-3))[:, None]
     layer.bias.data -= layer(x).mean(0)
+
+
+@torch.no_grad()
+def vary_gates(encoder: AncatEncoder, x: torch.Tensor | None = None) -> None:
+    """Makes every layer's gates depend on what is heard: logits of unit deviation over x (1, steps, dim), or noise."""
+    if x is None:
+        x = torch.randn(1, 200, encoder.dim, dtype=encoder.subsampling.out.weight.dtype)
+    for scheduler in encoder.schedulers:
+        seen: list[torch.Tensor] = []
+        hook = scheduler.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        encoder.contextualize(x, torch.tensor([x.shape[1]]), encoder.adaptive)
+        hook.remove()
+        scheduler.norm.reset_parameters()  # type: ignore[operator, union-attr]
+        out: torch.nn.Linear = scheduler.out  # type: ignore[assignment]
+        logits = scheduler(seen[0])[0]
+        out.weight /= logits.std(0)[:, None]
+        shift = 0.5 if scheduler.mode == "contiguous" else 0.0
+        out.bias.add_(shift - scheduler(seen[0])[0].mean(0))
 
 
 def release(folder: Path, contexts: Sequence[Sequence[int]] = ((4, 1), (4, 0)), **encoder: Any) -> Path:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from speechkit.asr.ancat import AncatEncoder, FixedContext
+from speechkit.asr.ancat_stream import AncatStream
 from speechkit.asr.blocks import Grid
 from speechkit.asr.conformer import ConformerEncoder
 from speechkit.asr.conformer_stream import ConformerStream
@@ -23,6 +25,7 @@ from speechkit.streaming.state import Chunk, Streaming
 from speechkit.streaming.stream import run
 from speechkit.text import CharTokenizer
 from tests.asr.small_paraformer import paraformer, said
+from tests.asr.tiny import vary_gates
 from tests.streaming.contract import CHECKS, Case
 
 CHUNKED = [(6, 2), (6, 1), (6, 0), (0, 1)]
@@ -75,6 +78,29 @@ def _layers(style: str, context: tuple[int, int], chunks: int = 1, **options: An
         return encoder.contextualize(x, lengths, context)
 
     return Case(stream, forward, dim=8, longest=23)
+
+
+def _ancat_encoder(mode: str, **options: Any) -> AncatEncoder:
+    """Schedulers that open about half of the gates, by what they hear."""
+    encoder = AncatEncoder(
+        n_mels=8, dim=8, layers=3, heads=2, conv_kernel=3, subsampling_channels=3, left=5, right=3, mode=mode, **options
+    )
+    _random(encoder)
+    vary_gates(encoder)
+    return encoder
+
+
+def _ancat(mode: str, fixed: int | None = None, chunks: int = 1, **options: Any) -> Case:
+    encoder = _ancat_encoder(mode, **options)
+    context = encoder.adaptive if fixed is None else FixedContext(5, fixed)
+    stream = AncatStream(encoder, context, chunks)
+    return Case(stream, lambda x, n: encoder.contextualize(x, n, context), dim=8, longest=19)
+
+
+def _ancat_recognizer() -> Case:
+    encoder, front = _ancat_encoder("contiguous"), _log_mel(8)
+    module = Chain(front, encoder.at(encoder.adaptive))
+    return Case(module, lambda x, n: encoder(*front(x[..., 0], n)), dim=1, longest=500)
 
 
 def _recognizer(style: str, context: tuple[int, int], length_rule: str = "floor") -> Case:
@@ -166,6 +192,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "layers with batch norm": lambda: _layers("chunked_limited", (6, 1), conv_norm="batch_norm"),
     "layers without biases and scale": lambda: _layers("chunked_limited", (6, 1), bias=False, xscale=False),
     "layers regular without biases": lambda: _layers("regular", (3, 1), bias=False),
+    "ANCAT free": lambda: _ancat("free"),
+    "ANCAT contiguous": lambda: _ancat("contiguous"),
+    "ANCAT contiguous, three steps a call": lambda: _ancat("contiguous", chunks=3),
+    "ANCAT with batch norm": lambda: _ancat("free", conv_norm="batch_norm"),
+    "ANCAT, all gates closed": lambda: _ancat("free", fixed=0),
+    "ANCAT, all gates open": lambda: _ancat("free", fixed=3),
+    "ANCAT recogniser": _ancat_recognizer,
     **{f"recogniser chunked {c}": lambda c=c: _recognizer("chunked_limited", c) for c in CHUNKED},  # type: ignore[misc]
     "recogniser regular (5, 2)": lambda: _recognizer("regular", (5, 2)),
     "recogniser floor+1": lambda: _recognizer("chunked_limited", (6, 2), "floor+1"),
