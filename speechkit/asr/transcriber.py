@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechkit.asr.acoustic import AcousticModel, Context, Greedy
 from speechkit.asr.decoding.boosting import PhraseBooster
@@ -42,14 +42,30 @@ class Transcriber:
 
     @property
     def network(self) -> Recognizer:
-        """The model where it is PyTorch's own.
+        """The model where it is a `Recognizer`.
+
+        Raises:
+            InputError: it is an export, or another model.
+        """
+        if not isinstance(self.model, Recognizer):
+            trained = self.trained  # an export says that it is one
+            raise InputError(
+                f"this can be had of recognisers with CTC or a transducer, not of a {type(trained).__name__}"
+            )
+        return self.model
+
+    @property
+    def trained(self) -> nn.Module:
+        """The model with its weights, whatever it is.
 
         Raises:
             InputError: it is an export.
         """
-        if not isinstance(self.model, Recognizer):
+        model: Any = self.model
+        if next(model.parameters(), None) is None:
             raise InputError("this model is an export: take the release that it was made of")
-        return self.model
+        found: nn.Module = model
+        return found
 
     @property
     def rate(self) -> int:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from speechkit.asr.conformer import Context
+from speechkit.asr.acoustic import Context
 from speechkit.asr.model import Recognizer
 from speechkit.asr.transcriber import Transcriber
 from speechkit.commands.loading import recogniser, use_threads
@@ -128,7 +128,7 @@ def _part(part: str, transcriber: Transcriber, context: Context) -> tuple[Stream
     """A part as a streaming module, the width of its inputs and the milliseconds from one to the next."""
     model = transcriber.model
     if part == "all":
-        return Chain(model.streaming(context), transcriber.greedy()), 1, 1000 / transcriber.rate
+        return Chain(model.streaming(context), transcriber.greedy(context=context)), 1, 1000 / transcriber.rate
     if isinstance(model, OnnxRecognizer):
         stream = model.graph(context)
         return stream, stream.interface.dim, model.step_ms / stream.stride
@@ -150,7 +150,7 @@ def table(costs: Sequence[Cost]) -> Table:
     for cost in costs:
         times = ("/".join(_short(part[p]) for p in ("p50", "p95", "p99")) for part in (cost.cpu_ms, cost.wall_ms))
         shown.add_row(
-            f"{cost.context[0]},{cost.context[1]}", f"{cost.audio_ms:g}", cost.part, cost.runtime, *times,
+            ",".join(map(str, cost.context)), f"{cost.audio_ms:g}", cost.part, cost.runtime, *times,
             f"{cost.real_time_factor:.3f}", f"{cost.ratio:.1f}", f"{cost.state_bytes / 1000:.0f}",
         )  # fmt: skip
     return shown
@@ -172,8 +172,15 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def parse_contexts(text: str | None, model: Recognizer) -> list[Context]:
+def parse_contexts(text: str | None, model: Any) -> list[Context]:
     """``70,13 70,1`` -> contexts; without a text all that the model was trained with."""
+    if not isinstance(model, Recognizer):
+        if text is not None:
+            raise InputError("--contexts are a Conformer's: of other models all that can stream are measured")
+        chosen = [context for context in model.contexts if model.streams(context)]
+        if not chosen:
+            raise InputError("this model was trained with full context: it has no chunks to measure")
+        return chosen
     if text is None:
         chosen = [context for context in model.contexts if min(context) >= 0]
     else:
@@ -206,13 +213,14 @@ def bench(
     """Measure what a chunk of audio costs on this machine: CPU and wall time, real-time factor, state per stream."""
     use_threads(threads)
     found = silent(RECIPE, of_size(size)) if model is None else recogniser(model)
-    millions = sum(p.numel() for p in found.network.parameters()) / 1e6
-    chosen = parse_contexts(contexts, found.network)
+    millions = sum(p.numel() for p in found.trained.parameters()) / 1e6
+    chosen = parse_contexts(contexts, found.model)
+    parts = ("encoder", "all") if isinstance(found.model, Recognizer) else ("all",)
     with run_times(found, runtimes.split(), chosen) as transcribers:
         costs = [
             cost
             for context in chosen
-            for part in ("encoder", "all")
+            for part in parts
             for cost in measure(part, transcribers, context, seconds, batch)
         ]
     about = {"model": model or f"{size}, random weights", "parameters_m": round(millions, 2), "batch": batch}

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from speechkit.asr.conformer import Context
+from speechkit.asr.acoustic import Context
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
+from speechkit.onnx.kind import kind_of, named
+from speechkit.onnx.publish import publish
 from speechkit.onnx.read import read
-from speechkit.onnx.release import export
 
 PRECISIONS = {"torch": None, "onnx": "fp32", "int8": "int8"}  # of the graphs; PyTorch needs none
 
@@ -35,7 +36,10 @@ def run_times(
     wanted = [precision for name in names if (precision := PRECISIONS[name]) is not None]
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "export"
-        places = export(transcriber, target, wanted, contexts, front=False, say=_quiet) if wanted else {}
+        places: dict[str, Path] = {}
+        if wanted:
+            export = named(kind_of(transcriber).export)(transcriber, (), contexts, front=False)
+            places = publish(export, target, wanted, _quiet)
         found = {}
         for name in names:
             precision = PRECISIONS[name]

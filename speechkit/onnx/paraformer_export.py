@@ -52,6 +52,7 @@ class ParaformerExport(RecognizerExport):
         """All graphs."""
         return [name for entry in meta["contexts"] for name in (entry["file"], entry.get("scores_file")) if name]
 
+    @torch.inference_mode()
     def parity(self, exported: Transcriber) -> list[Parity]:
         """Whole utterances with silence among them, and chained calls of every grid."""
         ours: Any = self.transcriber.model
