@@ -49,9 +49,9 @@ class PhraseAttention(nn.Module):
 class BiasDecoder(nn.Module):
     """Phrases as single vectors, and the tokens that they would have in the place of the recogniser's.
 
-    Of more than 50 phrases each utterance has the 50 that its embeddings attend to most (ASF, "attention score
-    filtering" in the paper). There are no reference outputs for this model: what the shapes of published tensors leave
-    open (that attention is summed over heads and tokens, and for each utterance of a batch apart) is our reading.
+    Of more than 50 phrases each utterance has the 50 that its `hidden` attends to most, summed over heads and tokens
+    (ASF in FunASR, where all utterances of a batch have those of the first). No reference outputs of this model are at
+    hand: the shapes of published tensors are checked, and what it computes is tested against its definition.
 
     Args:
         vocab_size: of the decoder's output.
@@ -101,7 +101,7 @@ class BiasDecoder(nn.Module):
             tokens: (batch, tokens) bool.
             phrases: (phrases, dim), the last of which stands for none.
         """
-        memory = self._filtered(embeds, tokens, phrases)
+        memory = self._filtered(hidden, tokens, phrases)
         sight = Sight(tokens, memory, memory.new_ones(memory.shape[:2], dtype=torch.bool))
         scores: Tensor = self.out(self.decoder(embeds, sight) + self.decoder(hidden, sight))
         return scores
@@ -111,11 +111,11 @@ class BiasDecoder(nn.Module):
         none = bias.argmax(-1, keepdim=True) == self.no_bias
         return torch.where(none, scores.log_softmax(-1), bias.log_softmax(-1))
 
-    def _filtered(self, embeds: Tensor, tokens: Tensor, phrases: Tensor) -> Tensor:
+    def _filtered(self, hidden: Tensor, tokens: Tensor, phrases: Tensor) -> Tensor:
         """The phrases that each row has, (batch, at most 51, dim), the last of which stands for none."""
-        every = phrases.expand(len(embeds), -1, -1)
+        every = phrases.expand(len(hidden), -1, -1)
         if len(phrases) - 1 <= MOST_PHRASES:
             return every
         sight = Sight(tokens, every, every.new_ones(every.shape[:2], dtype=torch.bool))
-        best = self.decoder.relevance(embeds, sight)[:, :-1].topk(MOST_PHRASES).indices
+        best = self.decoder.relevance(hidden, sight)[:, :-1].topk(MOST_PHRASES).indices
         return torch.cat([phrases[best], every[:, -1:]], dim=1)

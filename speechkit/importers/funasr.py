@@ -142,7 +142,7 @@ def model_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     }  # fmt: skip
     if seaco:
         made["predictor"] |= funasr_seaco.predictor(predictor)
-        return made | funasr_seaco.network(root, dim, vocab_size, _sizes(root.at("seaco_decoder_conf")))
+        return made | funasr_seaco.network(root, dim, vocab_size, _sizes(root.at("seaco_decoder_conf"), 21))
     return made | {"grids": _grids(encoder) if streams else [], "whole": not streams}
 
 
@@ -177,11 +177,11 @@ def _grids(encoder: Section) -> list[list[int]]:
     return sorted(grids, key=lambda grid: grid[1] + grid[2], reverse=True)
 
 
-def _sizes(part: Section) -> dict[str, Any]:
+def _sizes(part: Section, kernel: int = 11) -> dict[str, Any]:
     return {
         "heads": part.integer("attention_heads", 4),
         "inner": part.integer("linear_units", 2048),
-        "kernel": part.integer("kernel_size", 11),
+        "kernel": part.integer("kernel_size", kernel),
         "shift": int(part.number("sanm_shfit", 0)),
         "dropout": part.number("dropout_rate", 0.1),
     }

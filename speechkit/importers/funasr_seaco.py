@@ -15,18 +15,20 @@ NAMES = (
 
 
 def predictor(conf: Section) -> dict[str, Any]:
-    """What of a `CifPredictorV3` is not of a `CifPredictor`.
+    """What of a `CifPredictorV3` is not of a `CifPredictor`; what is missing is what FunASR would take.
 
     Raises:
         InputError: it has another kind of second head.
     """
-    conf.only("upsample_type", "cnn_blstm")
-    conf.only("use_cif1_cnn", False)
+    for key, default, honoured in (("upsample_type", "cnn", "cnn_blstm"), ("use_cif1_cnn", True, False)):
+        value = conf.get(key, default)
+        if value != honoured:
+            raise conf.refusal(key, value, f"speechkit honours {honoured}")
     return {
         "_target_": "speechkit.asr.seaco.CifPredictorV3",
-        "upsample": conf.integer("upsample_times", 3),
-        "smooth": conf.number("smooth_factor2", 0.25),
-        "noise": conf.number("noise_threshold2", 0.01),
+        "upsample": conf.integer("upsample_times", 5),
+        "smooth": conf.number("smooth_factor2", 1.0),
+        "noise": conf.number("noise_threshold2", 0.0),
     }
 
 
