@@ -94,6 +94,19 @@ def test_which_phrases_there_are_matters_and_their_order_does_not() -> None:
 
 
 @torch.no_grad()
+def test_embeddings_and_what_the_decoder_makes_of_them_attend_to_phrases() -> None:
+    """The last of which is the start token alone."""
+    _, model = seaco()
+    bias, phrases = model.bias, model.whole_scores(booster(["cab", "d"])).phrases
+    assert phrases is not None
+    torch.testing.assert_close(phrases[-1:], bias.phrases(model.decoder.embed, [[model.start]]))
+    embeds, hidden = torch.randn(2, 1, 4, 8, dtype=torch.double)
+    sight = Sight(torch.ones(1, 4, dtype=torch.bool), phrases[None], torch.ones(1, 3, dtype=torch.bool))
+    merged = bias.decoder(embeds, sight) + bias.decoder(hidden, sight)
+    torch.testing.assert_close(bias(embeds, hidden, sight.tokens, phrases), bias.out(merged))
+
+
+@torch.no_grad()
 def test_a_phrase_is_the_state_after_its_last_token() -> None:
     _, model = seaco()
     rows = [[1, 2, 3], [4], [5, 6, 5, 6, 5], [1]]
@@ -123,17 +136,17 @@ def test_of_many_phrases_each_utterance_has_the_fifty_that_it_attends_to(layers:
     assert len(MANY) == 98
     phrases = bias.phrases(model.decoder.embed, [*booster(MANY).tokens, [1]])
     embeds, hidden = torch.randn(2, 2, 5, 8, dtype=torch.double)
-    tokens = torch.ones(2, 5, dtype=torch.bool)
+    tokens = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     found = bias(embeds, hidden, tokens, phrases)
     every = phrases.expand(2, -1, -1)
     relevance = bias.decoder.relevance(hidden, Sight(tokens, every, torch.ones(2, 99, dtype=torch.bool)))
-    assert relevance.sum(1).tolist() == pytest.approx([2 * 5.0] * 2)  # heads and tokens
+    assert relevance.sum(1).tolist() == pytest.approx([2 * 5.0, 2 * 3.0])  # heads and tokens
     kept = relevance[:, :-1].argsort(descending=True)[:, :50]
     assert set(kept[0].tolist()) != set(kept[1].tolist())
-    for row in range(2):
+    for row, count in enumerate([5, 3]):
         chosen = torch.cat([phrases[kept[row]], phrases[-1:]])
-        alone = bias(embeds[row : row + 1], hidden[row : row + 1], tokens[:1], chosen)
-        torch.testing.assert_close(found[row : row + 1], alone)
+        given = [part[row : row + 1, :count] for part in (embeds, hidden, tokens)]
+        torch.testing.assert_close(found[row : row + 1, :count], bias(*given, chosen))
 
 
 @torch.no_grad()
