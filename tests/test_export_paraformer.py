@@ -18,6 +18,7 @@ from speechkit.onnx.kind import KINDS, kind_of
 from speechkit.onnx.paraformer import OnnxParaformer
 from speechkit.text import CharTokenizer
 from tests.asr.small_paraformer import paraformer
+from tests.asr.small_seaco import seaco
 
 RATE = 8000
 GRID = Grid(0, 3, 2, 2, 1)
@@ -109,6 +110,8 @@ def test_what_cannot_be_exported_or_read_is_one_sentence(folder: Path, tmp_path:
     nothing: Any = type("Data", (), {"test": [], "prepare_data": lambda self: None})()
     with pytest.raises(InputError, match="Paraformers with Kaldi's features can be exported"):
         export(conformer, tmp_path / "other", ["fp32"], None, False, nothing, None)
+    with pytest.raises(InputError, match="a SeACo-Paraformer cannot be exported: its bias decoder"):
+        export(Transcriber(seaco(RATE)[1].float(), TOKENIZER), tmp_path / "other", ["fp32"], None, False, nothing, None)
     assert not (tmp_path / "other").exists()
     broken = shutil.copytree(folder, tmp_path / "broken")
     meta = json.loads((broken / "meta.json").read_text())

@@ -96,7 +96,7 @@ class Encoded:
         """(token, step) of the best hypothesis of every wave."""
         search = self.transcriber.search(decoder, beam, context=self.context)
         best = [search.nbest(search.hear(steps, search.init_state()))[0] for steps in self.steps]
-        return [list(zip(hypothesis.tokens, hypothesis.steps, strict=True)) for hypothesis in best]
+        return [list(zip(found.tokens, map(int, found.steps), strict=True)) for found in best]
 
 
 def _longest_first(function: Callable[[list[Tensor]], list[Tensor]], items: Sequence[Tensor]) -> list[Tensor]:

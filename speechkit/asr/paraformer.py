@@ -167,10 +167,13 @@ class Paraformer(nn.Module):
         """Steps or packed blocks to tokens."""
         check_decoder(self, decoder)
         if context.whole:
-            whole = WholeScores(self.predictor, self.decoder, self.compat)
-            return NarWhole(whole, self.device, self.special, booster)
+            return NarWhole(self.whole_scores(booster), self.device, self.special, booster)
         blocks = BlockScores(self.predictor, self.decoder, context, self.compat)
         return NarBlocks(blocks, context, self.device, self.special, booster)
+
+    def whole_scores(self, booster: PhraseBooster | None = None) -> WholeScores:
+        """Steps of whole utterances to scores; the decoder of a plain Paraformer knows of no phrases."""
+        return WholeScores(self.predictor, self.decoder, self.compat)
 
     def beam(self, decoder: str, context: Grid, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> Search:
         """There is none, and `InputError` says so."""

@@ -1,5 +1,6 @@
 """The decoder of Paraformer (Gao et al. 2022): token embeddings over encoder steps to tokens, all at once."""
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -49,13 +50,24 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, sight: Sight, left: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(batch, tokens, dim) -> the same shape, and what the memory keeps where it is told what was before."""
-        entered = self.norm2(self.feed_forward(self.norm1(x)))
-        x = x + self.dropout(self.memory(entered, sight.tokens, left))
-        kept = None if left is None else self.memory.kept(entered, sight.tokens.sum(1), left)
+        x, kept = self._remembered(x, sight, left)
         key, value = self.key_value(sight.memory).chunk(2, dim=-1)
         drop = self.dropout.p if self.training else 0.0
         found = attend(self.query(self.norm3(x)), key, value, sight.visible, self.heads, drop)
         return x + self.dropout(self.out(found)), kept
+
+    def attention(self, x: Tensor, sight: Sight) -> Tensor:
+        """(batch, tokens, dim) -> (batch, heads, tokens, steps): the weight of each step, where all are seen."""
+        x, _ = self._remembered(x, sight)
+        key, _ = self.key_value(sight.memory).chunk(2, dim=-1)
+        query, key = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query(self.norm3(x)), key))
+        return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
+
+    def _remembered(self, x: Tensor, sight: Sight, left: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The layer up to its attention, and what its memory keeps."""
+        entered = self.norm2(self.feed_forward(self.norm1(x)))
+        x = x + self.dropout(self.memory(entered, sight.tokens, left))
+        return x, None if left is None else self.memory.kept(entered, sight.tokens.sum(1), left)
 
 
 class SanmDecoder(nn.Module):
@@ -97,9 +109,14 @@ class SanmDecoder(nn.Module):
 
     def forward(self, embeds: Tensor, sight: Sight) -> Tensor:
         """(batch, tokens, dim) -> (batch, tokens, vocab_size + end)."""
+        scores: Tensor = self.out(self.hidden(embeds, sight))
+        return scores
+
+    def hidden(self, embeds: Tensor, sight: Sight) -> Tensor:
+        """(batch, tokens, dim) -> the same shape: what the output layer takes."""
         for layer in self.layers:
             embeds, _ = layer(embeds, sight)
-        return self._scores(embeds)
+        return self._finished(embeds)
 
     def step(self, embeds: Tensor, sight: Sight, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `forward`, after the tokens that made the state."""
@@ -107,12 +124,12 @@ class SanmDecoder(nn.Module):
         for layer, left in zip(self.layers, state, strict=True):
             embeds, new = layer(embeds, sight, left)
             kept.append(new)
-        return self._scores(embeds), tuple(kept)
+        return self.out(self._finished(embeds)), tuple(kept)
 
     def nothing(self, embeds: Tensor) -> Tensor:
         """The scores of no tokens."""
         return embeds.new_zeros(len(embeds), 0, self.vocab_size + self.end)
 
-    def _scores(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.out(self.norm(self.last(self.last_norm(x))))
-        return scores
+    def _finished(self, x: Tensor) -> Tensor:
+        found: Tensor = self.norm(self.last(self.last_norm(x)))
+        return found

@@ -37,7 +37,7 @@ def plain(text: str) -> str:
 def joined(parts: list[tuple[int, Hypothesis]], tokenizer: Tokenizer) -> Hypothesis:
     """One hypothesis of parts of a recording, each with the step at which it begins; words do not run across parts."""
     tokens: list[int] = []
-    steps: list[int] = []
+    steps: list[float] = []
     log_probs: list[float] = []
     for offset, part in parts:
         if tokens and part.tokens and not tokenizer.pieces[part.tokens[0]].startswith((" ", WORD_START)):

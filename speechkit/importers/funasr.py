@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from speechkit.errors import InputError
+from speechkit.importers import funasr_seaco
 from speechkit.importers.nemo import parse_yaml
 from speechkit.importers.section import Section
 from speechkit.release import Release
@@ -21,6 +22,7 @@ Replacement = str | Callable[[re.Match[str]], str]
 
 # Published names to ours; the first encoder layer, of another width, is a list of its own there.
 NAMES: tuple[tuple[str, Replacement], ...] = (
+    *funasr_seaco.NAMES,
     (r"^encoder\.encoders0\.0\.", "encoder.layers.0."),
     (r"^encoder\.encoders\.(\d+)\.", lambda found: f"encoder.layers.{int(found[1]) + 1}."),
     (r"^(encoder\..+)self_attn\.linear_q_k_v\.", r"\1attention.qkv."),
@@ -28,18 +30,18 @@ NAMES: tuple[tuple[str, Replacement], ...] = (
     (r"^(encoder\..+)self_attn\.fsmn_block\.", r"\1attention.memory.conv."),
     (r"^(encoder\..+)feed_forward\.w_1\.", r"\1widen."),
     (r"^(encoder\..+)feed_forward\.w_2\.", r"\1narrow."),
-    (r"^decoder\.decoders3\.0\.norm1\.", "decoder.last_norm."),
-    (r"^decoder\.decoders3\.0\.feed_forward\.", "decoder.last."),
-    (r"^decoder\.decoders\.", "decoder.layers."),
-    (r"^(decoder\..+)self_attn\.fsmn_block\.", r"\1memory.conv."),
-    (r"^(decoder\..+)src_attn\.linear_q\.", r"\1query."),
-    (r"^(decoder\..+)src_attn\.linear_k_v\.", r"\1key_value."),
-    (r"^(decoder\..+)src_attn\.linear_out\.", r"\1out."),
-    (r"^(decoder\..+)w_1\.", r"\1widen."),
-    (r"^(decoder\..+)w_2\.", r"\1narrow."),
+    (r"^((?:bias\.)?decoder)\.decoders3\.0\.norm1\.", r"\1.last_norm."),
+    (r"^((?:bias\.)?decoder)\.decoders3\.0\.feed_forward\.", r"\1.last."),
+    (r"^((?:bias\.)?decoder)\.decoders\.", r"\1.layers."),
+    (r"^((?:bias\.)?decoder\..+)self_attn\.fsmn_block\.", r"\1memory.conv."),
+    (r"^((?:bias\.)?decoder\..+)src_attn\.linear_q\.", r"\1query."),
+    (r"^((?:bias\.)?decoder\..+)src_attn\.linear_k_v\.", r"\1key_value."),
+    (r"^((?:bias\.)?decoder\..+)src_attn\.linear_out\.", r"\1out."),
+    (r"^((?:bias\.)?decoder\..+)w_1\.", r"\1widen."),
+    (r"^((?:bias\.)?decoder\..+)w_2\.", r"\1narrow."),
     (r"^decoder\.embed\.0\.", "decoder.embed."),
     (r"^decoder\.output_layer\.", "decoder.out."),
-    (r"^(encoder|decoder)\.after_norm\.", r"\1.norm."),
+    (r"^(encoder|(?:bias\.)?decoder)\.after_norm\.", r"\1.norm."),
     (r"^predictor\.cif_conv1d\.", "predictor.conv."),
     (r"^predictor\.cif_output\.", "predictor.out."),
 )
@@ -105,10 +107,11 @@ def model_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         InputError: it describes another model, or one that speechkit does not have.
     """
     root = Section(source, config)
-    streams = root.only("model", "Paraformer", "ParaformerStreaming") == "ParaformerStreaming"
+    name = root.only("model", "Paraformer", "ParaformerStreaming", "SeacoParaformer")
+    streams, seaco = name == "ParaformerStreaming", name == "SeacoParaformer"
     root.only("encoder", "SANMEncoder", "SANMEncoderChunkOpt")
     root.only("decoder", "ParaformerSANMDecoder")
-    root.only("predictor", "CifPredictorV2")
+    root.only("predictor", "CifPredictorV3" if seaco else "CifPredictorV2")
     encoder, decoder, predictor = (root.at(f"{part}_conf") for part in ("encoder", "decoder", "predictor"))
     for part, key, honoured in (
         (encoder, "selfattention_layer_type", "sanm"), (encoder, "normalize_before", True),
@@ -118,7 +121,7 @@ def model_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         part.only(key, honoured)
     dim, vocab_size = encoder.integer("output_size", 256), root.integer("vocab_size")
     front = _front(root.at("frontend_conf"))
-    return {
+    made: dict[str, Any] = {
         "_target_": "speechkit.asr.paraformer.Paraformer",
         "front": front,
         "encoder": {
@@ -134,11 +137,13 @@ def model_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
             "_target_": "speechkit.asr.sanm_decoder.SanmDecoder", "vocab_size": vocab_size, "dim": dim,
             "layers": decoder.integer("att_layer_num", 6), **_sizes(decoder),
         },
-        "grids": _grids(encoder) if streams else [],
-        "whole": not streams,
         "special": [i for i in (0, 1, 2) if i < vocab_size],
         "end": min(2, vocab_size - 1),
     }  # fmt: skip
+    if seaco:
+        made["predictor"] |= funasr_seaco.predictor(predictor)
+        return made | funasr_seaco.network(root, dim, vocab_size, _sizes(root.at("seaco_decoder_conf"), 21))
+    return made | {"grids": _grids(encoder) if streams else [], "whole": not streams}
 
 
 def _front(front: Section) -> dict[str, Any]:
@@ -172,11 +177,11 @@ def _grids(encoder: Section) -> list[list[int]]:
     return sorted(grids, key=lambda grid: grid[1] + grid[2], reverse=True)
 
 
-def _sizes(part: Section) -> dict[str, Any]:
+def _sizes(part: Section, kernel: int = 11) -> dict[str, Any]:
     return {
         "heads": part.integer("attention_heads", 4),
         "inner": part.integer("linear_units", 2048),
-        "kernel": part.integer("kernel_size", 11),
+        "kernel": part.integer("kernel_size", kernel),
         "shift": int(part.number("sanm_shfit", 0)),
         "dropout": part.number("dropout_rate", 0.1),
     }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from speechkit.asr.blocks import WHOLE
 from speechkit.asr.decoding.nar_scores import BlockScores, WholeScores
 from speechkit.asr.paraformer import Paraformer
+from speechkit.asr.seaco import SeacoParaformer
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.low_frame_rate import LowFrameRateFbank
@@ -100,11 +101,13 @@ def write(transcriber: Transcriber, folder: Path, contexts: Sequence[Any] | None
     """Exports in single precision to a folder that is there: what `meta.json` then says.
 
     Raises:
-        InputError: the model is no Paraformer of `SanmEncoder`.
+        InputError: the model is no Paraformer of `SanmEncoder`, or has a bias decoder.
     """
     model = transcriber.model
     if not isinstance(model, Paraformer) or not isinstance(model.front, LowFrameRateFbank):
         raise InputError("Paraformers with Kaldi's features can be exported, others cannot")
+    if isinstance(model, SeacoParaformer):
+        raise InputError("a SeACo-Paraformer cannot be exported: its bias decoder and its finer times have no graph")
     files: list[Path] = []
     meta: dict[str, Any] = described("paraformer") | {
         "rate": model.rate, "step_ms": model.step_ms, "lead_ms": model.lead_ms, "vocab_size": model.vocab_size,

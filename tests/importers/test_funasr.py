@@ -13,6 +13,7 @@ from torch import Tensor
 
 import speechkit
 from speechkit.asr.paraformer import Paraformer
+from speechkit.asr.seaco import SeacoParaformer
 from speechkit.builder import shapes
 from speechkit.errors import InputError
 from speechkit.importers import funasr
@@ -37,6 +38,11 @@ def config(**changes: Any) -> dict[str, Any]:
         "frontend_conf": {"fs": 16000, "window": "hamming", "n_mels": 8, "frame_length": 25, "frame_shift": 10,
                           "lfr_m": 3, "lfr_n": 2},
     }  # fmt: skip
+    return changed(found, changes)
+
+
+def changed(found: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The settings themselves, changed."""
     for name, value in changes.items():
         part, _, key = name.partition("__")
         if key:
@@ -48,8 +54,25 @@ def config(**changes: Any) -> dict[str, Any]:
     return found
 
 
+def seaco(**changes: Any) -> dict[str, Any]:
+    """Of a tiny SeACo-Paraformer; changes as of `config`."""
+    second = {"smooth_factor2": 0.25, "noise_threshold2": 0.01, "upsample_times": 3, "use_cif1_cnn": False,
+              "upsample_type": "cnn_blstm"}  # fmt: skip
+    found = config(model="SeacoParaformer", predictor="CifPredictorV3")
+    found["predictor_conf"] |= second
+    found |= {
+        "model_conf": {"inner_dim": 16, "bias_encoder_type": "lstm", "bias_encoder_bid": False, "NO_BIAS": 7},
+        "seaco_decoder": "ParaformerSANMDecoder",
+        "seaco_decoder_conf": {"attention_heads": 2, "linear_units": 20, "num_blocks": 4, "kernel_size": 7,
+                               "sanm_shfit": 0, "use_output_layer": False, "wo_input_layer": True},
+    }  # fmt: skip
+    return changed(found, changes)
+
+
 def published(name: str) -> str:
     """FunASR's name of a tensor of ours."""
+    if name.startswith("bias.decoder."):
+        return f"seaco_{published(name.removeprefix('bias.'))}"
     layer = re.match(r"encoder\.layers\.(\d+)\.", name)
     if layer:
         at = int(layer[1])
@@ -71,6 +94,8 @@ def published(name: str) -> str:
         (r"^decoder\.embed\.", "decoder.embed.0."), (r"^decoder\.out\.", "decoder.output_layer."),
         (r"^(encoder|decoder)\.norm\.", r"\1.after_norm."),
         (r"^predictor\.conv\.", "predictor.cif_conv1d."), (r"^predictor\.out\.", "predictor.cif_output."),
+        (r"^predictor\.frames\.", "predictor.upsample_cnn."), (r"^predictor\.frame_out\.", "predictor.cif_output2."),
+        (r"^bias\.encoder\.", "bias_encoder."), (r"^bias\.out\.", "hotword_output_layer."),
     ]  # fmt: skip
     for pattern, theirs in pairs:
         name = re.sub(pattern, theirs, name)
@@ -99,16 +124,29 @@ def folder(path: Path, settings: dict[str, Any], wrap: Callable[[dict[str, Tenso
 
 
 @needs_goldens
-@pytest.mark.parametrize("name", ["paraformer", "paraformer_streaming"])
+@pytest.mark.parametrize("name", ["paraformer", "paraformer_streaming", "seaco_paraformer"])
 def test_every_published_tensor_has_its_place(name: str) -> None:
-    """220 M parameters, of which none is missing and none left over."""
+    """220 M parameters, 247 M with a bias decoder, of which none is missing and none left over."""
     lines = [line.split("\t") for line in (KEYS / f"paraformer_keys_{name}.txt").read_text().splitlines()]
     found = {line[0]: torch.Size(int(n) for n in re.findall(r"\d+", line[1])) for line in lines if len(line) > 1}
     sizes = {"attention_heads": 4, "linear_units": 2048, "kernel_size": 11}
-    settings = config(
+    made, bias = config, {}
+    if name.startswith("seaco"):  # four blocks are asked for, but layers with attention are six where none are named
+        made, bias = (
+            seaco,
+            {
+                "model__inner_dim": 512,
+                "model__NO_BIAS": 8377,
+                "seaco_decoder__attention_heads": 4,
+                "seaco_decoder__linear_units": 1024,
+                "seaco_decoder__kernel_size": 21,
+            },
+        )
+    settings = made(
         frontend__n_mels=80, frontend__lfr_m=7, frontend__lfr_n=6,
         encoder__output_size=512, encoder__num_blocks=50, decoder__att_layer_num=16,
         **{f"{part}__{key}": value for part in ("encoder", "decoder") for key, value in sizes.items()},
+        **bias,
     )  # fmt: skip
     own = shapes(funasr.model_config({**settings, "vocab_size": 8404}, name))
     empty = funasr.renamed({key: torch.empty(size, device="meta") for key, size in found.items()})
@@ -155,6 +193,42 @@ def test_a_model_for_streams_has_the_grids_of_its_training(tmp_path: Path) -> No
     assert reference.stream().push(noise).finish().text
 
 
+def test_a_model_with_a_bias_decoder_hears_phrases(tmp_path: Path) -> None:
+    loaded = speechkit.load(folder(tmp_path, seaco()))
+    model: Any = loaded.model
+    assert isinstance(model, SeacoParaformer)
+    assert (model.bias.no_bias, model.start, model.predictor.upsample) == (7, 1, 3)
+    assert len(model.bias.decoder.layers) == 6
+    noise = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0)).numpy()
+    model.bias.out.weight.data.zero_()
+    model.bias.out.bias.data.zero_()[3] = 1.0
+    said = loaded.transcribe(noise).hypotheses[0].tokens
+    assert set(said) != {3}
+    assert set(loaded.transcribe(noise, hotwords=["一丁"], hotword_weight=0).hypotheses[0].tokens) == {3}
+    with pytest.raises(InputError, match="1 of 1 phrases cannot be boosted"):
+        loaded.transcribe(noise, hotwords=["三"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"predictor": "CifPredictorV2"}, "predictor: 'CifPredictorV2'"),
+        ({"predictor__upsample_type": "cnn"}, "predictor_conf.upsample_type: 'cnn'"),
+        ({"predictor__use_cif1_cnn": None}, "predictor_conf.use_cif1_cnn: True"),
+        ({"predictor__upsample_times": 0}, "predictor_conf.upsample_times: 0"),
+        ({"seaco_decoder": "TransformerDecoder"}, "seaco_decoder: 'TransformerDecoder'"),
+        ({"seaco_decoder__att_layer_num": 0}, "seaco_decoder_conf.att_layer_num: 0"),
+        ({"model__inner_dim": 256}, "model_conf.inner_dim: 256"),
+        ({"model__bias_encoder_type": "mean"}, "model_conf.bias_encoder_type: 'mean'"),
+        ({"bias_encoder_bid": True}, "has bias_encoder_bid: True"),
+        ({"model__NO_BIAS": None}, "model_conf.NO_BIAS: 8377"),
+    ],
+)
+def test_what_speechkit_does_not_have_of_a_bias_decoder_is_named(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=re.escape(reason)):
+        funasr.model_config({**seaco(**changes), "vocab_size": len(TOKENS)}, "here")
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -191,7 +265,7 @@ def test_loading_is_strict(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"decoder\.embed\.weight of shape"):
         speechkit.load(tmp_path)
     folder(tmp_path, config(), lambda x: {**x, "bias_encoder.weight": torch.zeros(3)})
-    with pytest.raises(InputError, match=r"unknown bias_encoder\.weight"):
+    with pytest.raises(InputError, match=r"unknown bias\.encoder\.weight"):
         speechkit.load(tmp_path)
 
 

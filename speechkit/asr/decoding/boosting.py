@@ -78,6 +78,7 @@ class PhraseBooster(nn.Module):
         weight: gain per token in nats, from 0 to 1000. Around 2 for pieces, less for characters.
 
     Attributes:
+        tokens: of each phrase.
         following: (nodes, vocab_size) int32, the node after a token.
         gain: (nodes,) what the token gains that leads to a node, in nats.
         initial: the node before the first token.
@@ -95,13 +96,14 @@ class PhraseBooster(nn.Module):
         spaced = " " in tokenizer.pieces  # characters: words start after a token of their own
         self._trie = _Trie([piece == " " if spaced else piece.startswith(WORD_START) for piece in tokenizer.pieces])
         self.initial = self._trie.child(0, tokenizer.pieces.index(" "), 0.0) if spaced else 0
-        self._insert(tokenizer, weight)
+        self.tokens = self._insert(tokenizer, weight)
         self._following = self._trie.link()
         self.register_buffer("following", torch.from_numpy(self._following), persistent=False)
         self.register_buffer("gain", torch.tensor(self._trie.gain), persistent=False)
 
-    def _insert(self, tokenizer: Tokenizer, weight: float) -> None:
-        impossible = []
+    def _insert(self, tokenizer: Tokenizer, weight: float) -> list[list[int]]:
+        """Puts the phrases into the trie; their tokens."""
+        inserted, impossible = [], []
         for phrase, factor in self.phrases:
             tokens, node = _tokens(tokenizer, phrase), self.initial
             if not tokens:
@@ -110,12 +112,14 @@ class PhraseBooster(nn.Module):
             for token in tokens:
                 node = self._trie.child(node, token, weight * factor)
             self._trie.phrase[node] = True
+            inserted.append(tokens)
         if impossible:
             shown = ", ".join(repr(phrase) for phrase in impossible[:10])
             raise InputError(
                 f"{len(impossible)} of {len(self.phrases)} phrases cannot be boosted, because the tokenizer has no "
                 f"pieces for all of their characters: {shown}; write them as they are spoken"
             )
+        return inserted
 
     def start(self) -> int:
         """Node before the first token."""

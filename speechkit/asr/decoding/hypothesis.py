@@ -10,12 +10,14 @@ from torch import Tensor
 class Hypothesis:
     """Tokens, the encoder step at which each was emitted, the model's log-probability of each, and the total score.
 
+    A step has a fraction where the model times tokens more finely than its encoder's steps.
+
     The score of a search is the log-probability of the whole sequence plus what scorers added (phrases, language
     models); that of a greedy decoder is the sum over its tokens.
     """
 
     tokens: list[int]
-    steps: list[int]
+    steps: list[float]
     log_probs: list[float]
     score: float
 
@@ -27,7 +29,7 @@ class Hypothesis:
         log_probs = [float(row[2]) for row in rows]
         return Hypothesis(
             self.tokens + [int(row[0]) for row in rows],
-            self.steps + [int(row[1]) for row in rows],
+            self.steps + [row[1] for row in rows],
             self.log_probs + log_probs,
             self.score + sum(log_probs),
         )

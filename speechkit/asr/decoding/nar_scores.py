@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechkit.asr.blocks import Grid, unpacked
-from speechkit.asr.cif import CifState
+from speechkit.asr.cif import CifState, Fired
 from speechkit.asr.sanm_decoder import SanmDecoder, Sight
 from speechkit.nn.masks import valid_mask
 from speechkit.streaming.state import Chunk, where
@@ -45,9 +45,18 @@ class WholeScores(nn.Module):
         room = fired.embeds.shape[1]
         sight = Sight(valid_mask(fired.counts, room), x, valid)
         some = torch.compiler.is_exporting() or room
-        scores = self.decoder(fired.embeds, sight) if some else self.decoder.nothing(fired.embeds)
+        scores = self.decoded(fired.embeds, sight) if some else self.decoder.nothing(fired.embeds)
+        return _scored(scores, self.completed(x, lengths, fired)), fired.counts
+
+    def decoded(self, embeds: Tensor, sight: Sight) -> Tensor:
+        """(batch, tokens, dim) -> scores (batch, tokens, vocabulary)."""
+        scores: Tensor = self.decoder(embeds, sight)
+        return scores
+
+    def completed(self, x: Tensor, lengths: Tensor, fired: Fired) -> Tensor:
+        """The step that completes each token, (batch, tokens), of what was fired of steps (batch, steps, dim)."""
         last = (lengths - 1).clamp(min=0)[:, None]
-        return _scored(scores, cif.fires(fired.weights, room).minimum(last)), fired.counts
+        return self.predictor.cif.fires(fired.weights, fired.embeds.shape[1]).minimum(last)
 
 
 def _scored(scores: Tensor, steps: Tensor) -> Tensor:
