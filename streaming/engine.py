@@ -35,7 +35,7 @@ class Engine:
 
     Args:
         transcriber: the recogniser, PyTorch's or an export.
-        decoder: ``rnnt`` or ``ctc``; the first that the model has where none is given.
+        decoder: ``rnnt``, ``ctc`` or ``nar``; the first that the model has where none is given.
         latency_ms: look-ahead of sessions that ask for none; the longest that the model streams with where none is
             given.
 

@@ -45,14 +45,14 @@ Run = Callable[..., str]
 
 
 class Signal(Callback):
-    """Sends this process a signal after a training step."""
+    """Sends this process, or all of its group as a terminal does, a signal after a training step."""
 
-    def __init__(self, step: int, number: int) -> None:
-        self.step, self.number = step, number
+    def __init__(self, step: int, number: int, group: bool = False) -> None:
+        self.step, self.number, self.group = step, number, group
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         if trainer.global_step == self.step:
-            os.kill(os.getpid(), self.number)
+            os.kill(0 if self.group else os.getpid(), self.number)
 
 
 class FullDisk(Callback):
@@ -126,6 +126,7 @@ def process(cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
         timeout=240,
         check=False,
         preexec_fn=hear_ctrl_c,
+        start_new_session=True,
     )
 
 
@@ -247,7 +248,8 @@ def test_sigterm_leaves_a_checkpoint(run: Run, tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(cache: Path, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = process(cache, f"out={out}", *callback("Signal", step=2, number=int(signal.SIGINT)))
+    words = callback("Signal", step=2, number=int(signal.SIGINT), group=True)
+    done = process(cache, f"out={out}", "data.workers=1", *words)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("interrupted"))

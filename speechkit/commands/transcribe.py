@@ -19,10 +19,11 @@ BEAM = 8  # where --lm or --nbest asks for a search and --beam says nothing
 
 
 class Decoder(StrEnum):
-    """Heads."""
+    """How tokens are found."""
 
     rnnt = "rnnt"
     ctc = "ctc"
+    nar = "nar"
 
 
 class Kind(StrEnum):

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,14 @@ from speechkit.data.utterance import MAX_BAD, allowed
 from speechkit.errors import InputError
 
 log = logging.getLogger(__name__)
+GRACE_S = 60  # that a worker outlives a signal to end, so that the main process can save what it has
+
+
+def _outlive(_worker: int) -> None:
+    """Ctrl-C, and often SIGTERM, reach all processes of a run: a worker that ended first would break off the saving."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
 
 
 class SpeechLoader(DataLoader[Batch]):
@@ -43,6 +52,7 @@ class SpeechLoader(DataLoader[Batch]):
             num_workers=workers,
             collate_fn=collate,
             persistent_workers=workers > 0,
+            worker_init_fn=_outlive,
             pin_memory=torch.cuda.is_available(),
         )
         self.speech, self.buckets, self.max_bad, self.trained = dataset, buckets, max_bad, trained

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -159,6 +160,11 @@ def _in_order(job: partial[float], shards: list[list[Reading]], workers: int | N
     with ProcessPoolExecutor(workers, context, _die_with_parent) as pool:
         try:
             yield from pool.map(job, shards)
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"one of {workers} processes that make the speech was ended from outside, most likely for the memory "
+                "that they take together: give fewer of them"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)  # waits for the shards under way, so that nothing is written later
             raise

@@ -1,6 +1,9 @@
 """The data module: what Lightning trains on, in which order, and that a resumed run goes on with the next batch."""
 
 import logging
+import multiprocessing
+import os
+import signal
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -267,3 +270,18 @@ def test_the_embedded_corpus_can_be_added_to_another(
     (tmp_path / "train-mini").symlink_to(corpus / "dev")
     monkeypatch.setattr(mini, "prepare", lambda *_: tmp_path)
     assert len(module(corpus, train=["train", "train-mini"]).utterances(["train", "train-mini"])) == 33
+
+
+def test_workers_outlive_a_signal_to_end(corpus: Path) -> None:
+    """Else the main process, which hears it as well, could not save what it has."""
+    data = module(corpus, workers=1)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    ids = list(next(batches).ids)
+    for worker in multiprocessing.active_children():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid or 0, number)
+    for batch in batches:
+        ids += batch.ids
+    assert len(ids) == 28
