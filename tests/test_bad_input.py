@@ -167,14 +167,16 @@ def test_a_manifest_names_what_is_wrong_with_it(tmp_path: Path, caplog: pytest.L
     audio.write(tmp_path / "a.wav", babble(0.5))
     records = [{"path": "a.wav", "text": f"word {letter}", "id": letter} for letter in "abcdefgh"]
     records += [{"path": "gone.wav", "text": "missing"}, {"path": "a.wav", "text": " ... ", "id": "blank"}]
+    records += [{"path": "a.wav", "text": "naïve Москва", "id": "moscow"}]
     records += [{"path": "a.wav", "text": "naïve 東京", "id": "tokyo"}]
     (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(record) for record in records))
     usable = normalized(read_manifest(tmp_path / "m.jsonl")).within(0.01, "m.jsonl")
-    assert len(usable) == 8
+    assert [utterance.id for utterance in usable] == [*"abcdefgh", "tokyo"]
+    assert usable[-1].text == "naive 東京"
     assert "There is no file" in caplog.text
     assert "gone.wav" in caplog.text
     assert "the text of blank is empty" in caplog.text
-    assert "the text of tokyo has unknown characters: 京 東" in caplog.text
+    assert "the text of moscow has unknown characters: М а в к о с" in caplog.text
     with pytest.raises(InputError, match=r"no piece for 'x' \(U\+0078\) in the text 'bad x'"):
         CharTokenizer(SYMBOLS).encode("bad x")
 

@@ -102,7 +102,7 @@ def test_broken_files_are_named_and_counted(
         ("threads=100000", "threads must be from 1 to 1024, got 100000"),
         ("data.max_bad=some", "data.max_bad must be a number, got 'some'"),
         ("+data.colour=red", "data cannot be built as configured: "),
-        ("data=5", "there is no data '5'; there are: librispeech"),
+        ("data=5", "there is no data '5'; there are: aishell, librispeech"),
         ("aligner=[a,b]", "aligner must be a text or null, got ['a', 'b']"),
         ("modes=[sideways]", "sideways"),
         ("decoders=[attention]", "this model has the decoders rnnt, ctc, got 'attention'"),

@@ -17,13 +17,13 @@ from speechkit.data.utterance import Utterance, probed
 from speechkit.errors import InputError
 from speechkit.startup import status
 
-SPLITS = ("train", "dev", "test")
+SPLITS = {"train-aishell": "train", "dev-aishell": "dev", "test-aishell": "test"}  # and their folders
 TRANSCRIPT = Path("transcript") / "aishell_transcript_v0.8.txt"
 
 
 def utterances(root: Path, split: str, texts: dict[str, str]) -> Iterator[Utterance]:
     """The recordings of a split that have a transcript."""
-    for path in sorted((root / "wav" / split).glob("*/*.wav")):
+    for path in sorted((root / "wav" / SPLITS[split]).glob("*/*.wav")):
         if path.stem in texts:
             yield Utterance(path.stem, str(path), texts[path.stem], 0.0, 0, path.parent.name, split)
 
@@ -42,7 +42,7 @@ def transcripts(root: Path) -> dict[str, str]:
 
 
 def prepare(root: Path) -> dict[str, int]:
-    """Writes ``manifests/{train,dev,test}.jsonl``: how many utterances each has.
+    """Writes ``manifests/{train,dev,test}-aishell.jsonl``: how many utterances each has.
 
     Raises:
         InputError: the folder is no AISHELL-1, or a split has no recording with a transcript.
@@ -51,8 +51,10 @@ def prepare(root: Path) -> dict[str, int]:
     for split in SPLITS:
         there = list(utterances(root, split, texts))
         if not there:
-            raise InputError(f"{root / 'wav' / split} holds no recording (SPEAKER/ID.wav) that has a transcript")
-        found = probed(there).within(0.01, f"{root}/wav/{split}")
+            raise InputError(
+                f"{root / 'wav' / SPLITS[split]} holds no recording (SPEAKER/ID.wav) that has a transcript"
+            )
+        found = probed(there).within(0.01, split)
         target = root / "manifests" / f"{split}.jsonl"
         target.parent.mkdir(exist_ok=True)
         write_manifest(target, found)

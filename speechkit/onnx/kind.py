@@ -17,13 +17,13 @@ class Kind(NamedTuple):
 
 
 KINDS = {  # by their names in meta.json
-    "paraformer": Kind(
-        "recogniser", "speechkit.asr.transcriber:Transcriber", "speechkit.onnx.paraformer:read",
-        "speechkit.onnx.paraformer_export:ParaformerExport", "speechkit.asr.paraformer:Paraformer",
-    ),
     "recognizer": Kind(
         "recogniser", "speechkit.asr.transcriber:Transcriber", "speechkit.onnx.recognizer:read",
         "speechkit.onnx.release:RecognizerExport",
+    ),
+    "paraformer": Kind(
+        "recogniser", "speechkit.asr.transcriber:Transcriber", "speechkit.onnx.paraformer:read",
+        "speechkit.onnx.paraformer_export:ParaformerExport", "speechkit.asr.paraformer:Paraformer",
     ),
     "codec": Kind(
         "codec", "speechkit.codecs.codec:Codec", "speechkit.onnx.codec:read", "speechkit.onnx.codec_export:CodecExport"
@@ -43,7 +43,7 @@ def kind_of(model: Any) -> Kind:
         InputError: it is none of them.
     """
     names, networks = _names(model), _names(getattr(model, "model", None))
-    for kind in KINDS.values():
+    for kind in sorted(KINDS.values(), key=lambda kind: not kind.network):  # what is of one network only, first
         if kind.api in names and (not kind.network or kind.network in networks):
             return kind
     nouns = ", ".join(dict.fromkeys(f"{kind.noun}s" for kind in KINDS.values()))

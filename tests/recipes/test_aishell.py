@@ -27,8 +27,8 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_manifests_have_what_has_a_transcript(corpus: Path) -> None:
-    assert prepare(corpus) == {"train": 2, "dev": 2, "test": 2}
-    found = find("dev", corpus, corpus)
+    assert prepare(corpus) == {"train-aishell": 2, "dev-aishell": 2, "test-aishell": 2}
+    found = find("dev-aishell", corpus, corpus)
     assert [(one.id, one.speaker) for one in found] == [("BAC009S0003W1", "S0003"), ("BAC009S0003W2", "S0003")]
     assert found[0].text == "甚至 出现 交易 几乎 停滞"
     assert found[0].seconds == pytest.approx(0.1)
