@@ -27,7 +27,7 @@ TOKENIZER = CharTokenizer(" abcdefgh")
 
 @pytest.fixture(scope="module")
 def model() -> Transcriber:
-    return Transcriber(paraformer((GRID,), rate=RATE).float(), TOKENIZER)
+    return Transcriber(paraformer((GRID,), rate=RATE, layers=(2, 1)).float(), TOKENIZER)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,13 @@ from speechkit.low_frame_rate import LowFrameRate, LowFrameRateFbank
 VOCAB = 9
 
 
-def paraformer(grids: Any = ((0, 3, 2, 2, 1),), kind: str = "sanm", rate: int = 1000, **options: Any) -> Paraformer:
+def paraformer(
+    grids: Any = ((0, 3, 2, 2, 1),),
+    kind: str = "sanm",
+    rate: int = 1000,
+    layers: tuple[int, int] = (3, 2),
+    **options: Any,
+) -> Paraformer:
     """SANM steps of 20 ms, Conformer ones of 80 ms; random weights large enough that all parts matter."""
     torch.manual_seed(3)
     front: Any
@@ -31,8 +37,8 @@ def paraformer(grids: Any = ((0, 3, 2, 2, 1),), kind: str = "sanm", rate: int = 
     else:
         joined = LowFrameRate(4, 4, 2, mean=8.0, deviation=3.0)
         front = LowFrameRateFbank(KaldiFbank(rate, 4), joined)
-        encoder = SanmEncoder(16, 8, 3, 2, 12, 5)
-    decoder = SanmDecoder(VOCAB, 8, 2, 2, 12, 5, shift=2, end=True)
+        encoder = SanmEncoder(16, 8, layers[0], 2, 12, 5)
+    decoder = SanmDecoder(VOCAB, 8, layers[1], 2, 12, 5, shift=2, end=True)
     model = Paraformer(front, encoder, CifPredictor(8), decoder, grids=grids, **options)
     for name, parameter in model.named_parameters():
         nn.init.normal_(parameter, mean=float("norm" in name and name.endswith("weight")), std=0.6)
