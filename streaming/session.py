@@ -211,7 +211,8 @@ class Session:
         if rows is not None:
             segment = Segment(self.engine.tokenizer, self.engine.timing, self._border / self.rate)
             segment.append(rows, closing.heard_s)
-            said = segment.transcript(closing.heard_s)
+            again = segment.transcript(closing.heard_s)
+            said = again if again.text else said  # what was shown cannot be taken back altogether
         self._closed(closing._replace(said=said))
 
     @property

@@ -22,6 +22,10 @@ from tests.asr.small_seaco import seaco
 
 RATE = 8000
 GRID = Grid(0, 3, 2, 2, 1)
+DAMAGES: list[dict[str, Any]] = [
+    {"scores": None}, {"latency_ms": "a"}, {"scores_file": "../x.onnx"}, {"file": 5}, {"context": [0, 3, 2]},
+    {"context": [0, 4, 3, 0, 0]},
+]  # fmt: skip
 TOKENIZER = CharTokenizer(" abcdefgh")
 
 
@@ -121,6 +125,10 @@ def test_what_cannot_be_exported_or_read_is_one_sentence(folder: Path, tmp_path:
         {"vocab_size": 3},
         {"front": {}},
         {"takes": "tea"},
+        {"special": []},
+        {"rate": 16_000},
+        {"lead_ms": float("nan")},
+        *({"contexts": [{**meta["contexts"][1], **inner}]} for inner in DAMAGES),
     ]
     for change in changes:
         (broken / "meta.json").write_text(json.dumps({**meta, **change}))

@@ -65,6 +65,7 @@ class Cif(nn.Module):
         With the targets' lengths weights are scaled so that their sum is that: every row has as many tokens (Dong and
         Xu 2020, section 3.2). Without them tokens are those that are complete, the tail counted.
         """
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float))
         weights = weights.double() * valid_mask(lengths, weights.shape[1])
         total = weights.sum(1)
         if target_lengths is None:
@@ -81,7 +82,7 @@ class Cif(nn.Module):
             embeds = _shared(hidden, weights, begun, room)
         else:
             room = int(counts.max()) if len(counts) else 0
-            most = int(weights.max().ceil()) if weights.numel() else 0
+            most = int(weights.detach().nan_to_num().max().ceil()) if weights.numel() else 0
             embeds = _integrated(hidden, weights, begun, room, most)[:, :room]
         return Fired(embeds * valid_mask(counts, room)[..., None], counts, total, weights)
 
@@ -149,7 +150,7 @@ def _integrated(hidden: Tensor, weights: Tensor, begun: Tensor, tokens: int, mos
     for k in range(most + 1):  # a step reaches into so many tokens after the one that it begins in
         token = first + k
         shared = (torch.minimum(ends, token + 1) - torch.maximum(starts, token)).clamp(min=0)
-        index = row + token.long().clamp(max=tokens)
+        index = row + token.nan_to_num().long().clamp(max=tokens)
         sums = sums.index_add(0, index.flatten(), (shared.to(hidden)[..., None] * hidden).flatten(0, 1))
     return sums.view(batch, tokens + 1, dim)
 

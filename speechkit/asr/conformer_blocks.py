@@ -62,7 +62,8 @@ class ConformerBlocks(nn.Module):
         super().__init__()
         self.encoder, self.dim, self.stride = encoder, encoder.dim, encoder.stride
 
-    def _context(self, grid: Grid) -> tuple[int, int]:
+    def context(self, grid: Grid) -> tuple[int, int]:
+        """The encoder's context of a grid; ValueError where its blocks overlap."""
         if grid.left or grid.right:
             raise ValueError(
                 f"a Conformer's blocks do not overlap, a grid's left and right must be 0, got {list(grid)}"
@@ -75,10 +76,10 @@ class ConformerBlocks(nn.Module):
 
     def blocks(self, features: Tensor, lengths: Tensor, grid: Grid) -> Blocks:
         """All blocks of (batch, frames, n_mels) at once."""
-        steps, counts = self.encoder(features, lengths, self._context(grid))
+        steps, counts = self.encoder(features, lengths, self.context(grid))
         return cut(steps, counts, grid)
 
     def at(self, grid: Grid, compat: str | None = None) -> Chain:
         """The encoder as a streaming module: features to packed `Blocks`, one at a time."""
         weight = self.encoder.subsampling.out.weight.detach()
-        return Chain(self.encoder.at(self._context(grid)), Packing(grid.size, weight.new_zeros(self.dim)))
+        return Chain(self.encoder.at(self.context(grid)), Packing(grid.size, weight.new_zeros(self.dim)))

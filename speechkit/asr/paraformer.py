@@ -44,8 +44,10 @@ class CifPredictor(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(batch, steps, dim), zero where they are not valid -> (batch, steps) weights from 0 to 1."""
-        seen = F.relu(self.conv(hidden.transpose(1, 2))).transpose(1, 2)
-        return torch.sigmoid(self.out(seen)[..., 0])
+        with torch.autocast(hidden.device.type, enabled=False):  # half precision has 256 weights under 1
+            hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float))
+            seen = F.relu(self.conv(hidden.transpose(1, 2))).transpose(1, 2)
+            return torch.sigmoid(self.out(seen)[..., 0])
 
 
 class Heard(NamedTuple):
@@ -94,6 +96,12 @@ class Paraformer(nn.Module):
             raise ValueError(f"a grid has five numbers, got {list(grids)}")
         self.front, self.encoder, self.predictor, self.decoder, self.ctc = front, encoder, predictor, decoder, ctc
         self.contexts = [WHOLE] * whole + [Grid(*map(int, grid)).check() for grid in grids]
+        ahead = [grid.size + grid.right for grid in self.contexts]
+        if len(set(ahead)) < len(ahead):
+            raise ValueError(f"of grids with one look-ahead only one could be chosen, got {list(grids)}")
+        if isinstance(encoder, ConformerBlocks):
+            for grid in self.contexts:
+                encoder.context(grid)
         if not self.contexts:
             raise ValueError("a Paraformer hears whole utterances, blocks of a grid, or both, got neither")
         if grids and not decoder.causal:

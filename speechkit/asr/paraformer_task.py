@@ -1,5 +1,6 @@
 """Training of Paraformer: two passes, the second with some targets shown; utterances whole and in blocks by turns."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -79,6 +80,10 @@ class ParaformerTask(TextTask):
             raise ValueError("word errors are compared of 2 paths or more, and no weight is negative")
         if context_weights is not None and len(context_weights) != len(model.contexts):
             raise ValueError(f"context_weights needs one weight a context, got {len(context_weights)}")
+        if context_weights is not None and not (min(context_weights) >= 0 and 0 < sum(context_weights) < math.inf):
+            raise ValueError(f"context_weights must not be negative, nor all zero, got {list(context_weights)}")
+        if min(flat_start, word_error_start) < 0:
+            raise ValueError(f"training does not begin before step 0, got {flat_start} and {word_error_start}")
         self.model, self.sampling_ratio, self.smoothing = model, sampling_ratio, smoothing
         self.length_weight, self.ctc_weight = length_weight, ctc_weight if model.ctc is not None else 0.0
         self.word_error_weight, self.word_error_start = word_error_weight, word_error_start

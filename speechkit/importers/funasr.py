@@ -113,14 +113,19 @@ def model_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     root.only("decoder", "ParaformerSANMDecoder")
     root.only("predictor", "CifPredictorV3" if seaco else "CifPredictorV2")
     encoder, decoder, predictor = (root.at(f"{part}_conf") for part in ("encoder", "decoder", "predictor"))
-    for part, key, honoured in (
+    model, sound = root.at("model_conf"), root.at("frontend_conf")
+    for part, key, *honoured in (
         (encoder, "selfattention_layer_type", "sanm"), (encoder, "normalize_before", True),
+        (encoder, "concat_after", False), (encoder, "input_layer", "pe", "pe_online"),
+        (decoder, "normalize_before", True), (decoder, "concat_after", False), (decoder, "use_output_layer", True),
+        (decoder, "concat_embeds", False), (model, "share_embedding", False),
+        (sound, "snip_edges", True), (sound, "upsacle_samples", True),
         (predictor, "threshold", 1.0), (predictor, "smooth_factor", 1.0), (predictor, "noise_threshold", 0),
-        (predictor, "l_order", 1), (predictor, "r_order", 1),
+        (predictor, "l_order", 1), (predictor, "r_order", 1), (predictor, "tail_mask", True),
     ):  # fmt: skip
-        part.only(key, honoured)
+        part.only(key, *honoured)
     dim, vocab_size = encoder.integer("output_size", 256), root.integer("vocab_size")
-    front = _front(root.at("frontend_conf"))
+    front = _front(sound)
     made: dict[str, Any] = {
         "_target_": "speechkit.asr.paraformer.Paraformer",
         "front": front,

@@ -24,6 +24,8 @@ class Memory(nn.Module):
 
     def __init__(self, dim: int, kernel: int, shift: int = 0) -> None:
         super().__init__()
+        if kernel < 1 or shift < 0:
+            raise ValueError(f"a memory has at least one tap and no shift under 0, got {kernel} and {shift}")
         self.left = (kernel - 1) // 2 + shift
         self.right = kernel - 1 - self.left
         if self.right < 0:

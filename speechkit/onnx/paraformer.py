@@ -40,12 +40,18 @@ class OnnxParaformer(nn.Module):
         self.rate, self.vocab_size = whole("rate", meta["rate"], 1), whole("vocab_size", meta["vocab_size"], 1)
         self.special = [whole("special", token, 0) for token in meta["special"]]
         self.step_ms, self.lead_ms = float(meta["step_ms"]), float(meta["lead_ms"])
-        self._about = {Grid(*entry["context"]).check(): entry for entry in meta["contexts"]}
+        self._about = {_grid(entry["context"]): entry for entry in meta["contexts"]}
+        for grid, entry in self._about.items():
+            _check(grid, entry, folder)
+        if not self.special or max(self.special) > self.vocab_size or not math.isfinite(self.lead_ms):
+            raise ValueError(f"no model has the marks {meta['special']!r:.50} and the lead {self.lead_ms}")
         if not self._about or meta["takes"] not in ("samples", "features") or not 0 < self.step_ms < math.inf:
             raise ValueError("it has no context, or takes neither samples nor features")
         self._streams: dict[str, OnnxStream] = {}
         self._graphs: dict[str, OnnxGraph] = {}
         self.front = _front(meta["front"]).eval()
+        if self.front.sample_rate != self.rate:
+            raise ValueError(f"its rate is {self.rate} here and {self.front.sample_rate} of the front end")
 
     @property
     def contexts(self) -> list[Grid]:
@@ -121,6 +127,25 @@ class OnnxParaformer(nn.Module):
         """There is none."""
         check_decoder(self, decoder)
         raise no_beam()
+
+
+def _grid(numbers: Sequence[int]) -> Grid:
+    if len(numbers) != len(Grid._fields):
+        raise ValueError(f"a context has {len(Grid._fields)} numbers, got {numbers!r:.50}")
+    return Grid(*numbers).check()
+
+
+def _check(grid: Grid, entry: Mapping[str, Any], folder: Path) -> None:
+    """Refuses what a context's graphs cannot be."""
+    plain(folder, entry["file"])
+    if grid.whole:
+        return
+    plain(folder, entry["scores_file"])
+    stream, scores = (Interface.from_dict(entry[name]) for name in ("stream", "scores"))
+    if stream.stride < grid.size or scores.dim <= grid.room or (scores.dim - 3) % grid.room:
+        raise ValueError(f"its graphs are not of the grid {list(grid)}")
+    if not 0 <= float(entry["latency_ms"]) < math.inf:
+        raise ValueError(f"no grid looks {entry['latency_ms']} ms ahead")
 
 
 def _front(meta: Mapping[str, Any]) -> LowFrameRateFbank:

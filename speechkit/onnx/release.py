@@ -39,6 +39,7 @@ class RecognizerExport(Export):
 
     precisions = PRECISIONS
     keep: ClassVar[Sequence[str]] = (".mel",)  # the log-mel filters: powers of many sizes
+    relative: ClassVar[float] = 0.0  # part of the largest number that single precision may be off, if more than 1e-4
     use = "speechkit transcribe --stream --model {} FILE.wav"
 
     def __init__(
@@ -66,7 +67,7 @@ class RecognizerExport(Export):
 
     def check(self, exported: Any, precision: str, say: Say) -> None:
         """As `Export.check`."""
-        _check_parity(precision, self.parity(exported), say)
+        _check_parity(precision, self.parity(exported), say, self.relative)
         for i, split in enumerate(self.recordings):
             known = self._known.get(i)
             self._known[i] = _check_words(self.transcriber, exported, precision, split, known, say)
@@ -121,11 +122,11 @@ def export_nemo(
     return {name or precisions[0]: places[key] for key, name in names.items()}
 
 
-def _check_parity(precision: str, found: Sequence[Parity], say: Say) -> None:
-    def allowed(
-        item: Parity,
-    ) -> float:  # what eight bits cost only recordings can tell; half precision has three digits
-        return {"fp32": TOLERANCE, "fp16": max(TOLERANCE, HALF * item.size)}.get(precision, LARGEST)
+def _check_parity(precision: str, found: Sequence[Parity], say: Say, relative: float = 0.0) -> None:
+    def allowed(item: Parity) -> float:
+        """What eight bits cost only recordings can tell; half precision has three digits."""
+        parts = {"fp32": relative, "fp16": HALF}
+        return max(TOLERANCE, parts[precision] * item.size) if precision in parts else LARGEST
 
     check_parity(precision, found, say, allowed)
 

@@ -192,10 +192,11 @@ class Uploads:
         try:
             while True:
                 session.changed.clear()
+                over = session.over  # asked first: what was said until then is there now
                 for number, event in session.since(session.told_to):
                     yield event
                     session.told_to = number
-                if session.over or (feeding.done() and feeding.exception() is not None):
+                if over or (feeding.done() and feeding.exception() is not None):
                     break
                 waiting = asyncio.create_task(session.changed.wait())
                 await asyncio.wait({waiting, *(() if feeding.done() else (feeding,))}, return_when="FIRST_COMPLETED")

@@ -66,6 +66,22 @@ def test_the_text_is_that_of_the_stream(running: Running, engine: Engine) -> Non
     assert post(running, encoded(wave)).json() == {"text": expected}
 
 
+def test_nothing_is_lost_while_the_client_is_asked_whether_it_is_there(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last events come while an answer to that is awaited."""
+    wave = encoded(babble(2, seed=4))
+    expected = post(running, wave).json()
+    asked = upload.Request.is_disconnected
+
+    async def slowly(request: upload.Request) -> bool:
+        await asyncio.sleep(0.2)
+        return await asked(request)
+
+    monkeypatch.setattr(upload.Request, "is_disconnected", slowly)
+    assert post(running, wave).json() == expected != {"text": ""}
+
+
 @pytest.mark.parametrize(
     ("shape", "body"), [("text", "\n"), ("vtt", "WEBVTT\n\n"), ("srt", ""), ("json", '{"text":""}')]
 )

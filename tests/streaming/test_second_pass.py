@@ -105,6 +105,16 @@ def test_what_fails_leaves_the_first_text(engine: Engine, monkeypatch: pytest.Mo
     assert of(run(engine, wave, again=True), Final)[0].text == expected
 
 
+def test_a_second_hearing_that_finds_nothing_takes_nothing_back(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = noise(7, seed=1)
+    expected = of(run(engine, wave, rules=LENGTH), Final)
+    monkeypatch.setattr(engine, "_again", lambda session: [])
+    found = of(run(engine, wave, rules=LENGTH, again=True), Final)
+    assert [(final.segment, final.text) for final in found] == [(final.segment, final.text) for final in expected]
+
+
 def test_memory_is_that_of_a_segment() -> None:
     model = paraformer(((0, 10, 5, 4, 1),), rate=RATE)
     engine = Engine(Transcriber(model.float(), CharTokenizer(" abcdefgh")))
