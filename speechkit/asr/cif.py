@@ -70,7 +70,7 @@ class Cif(nn.Module):
         total = weights.sum(1)
         if target_lengths is None:
             weights = _on_grid(weights)
-            counts = (weights.sum(1) + self.tail).floor().long()
+            counts = (weights.sum(1).nan_to_num() + self.tail).floor().long()  # a diverged model says nothing
         else:
             counts = target_lengths
             weights = _on_grid(weights * (counts / total.clamp(min=GRID))[:, None])

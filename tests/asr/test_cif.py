@@ -134,3 +134,12 @@ def test_chunks_are_the_whole(check, most: int) -> None:  # type: ignore[no-unty
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="tail must be from 0 to under 1 and most at least 1"):
         Cif(2, **options)  # type: ignore[arg-type]
+
+
+def test_what_is_no_number_reaches_the_loss_and_has_no_tokens() -> None:
+    """So that a training that diverges is told as such."""
+    nothing, lengths = torch.full((1, 5), torch.nan), torch.tensor([5])
+    fired = Cif(3)(torch.randn(1, 5, 3), nothing, lengths, torch.tensor([2]))
+    assert fired.embeds.shape == (1, 2, 3)
+    assert fired.total.isnan().all()
+    assert Cif(3)(torch.randn(1, 5, 3), nothing, lengths).counts.tolist() == [0]
