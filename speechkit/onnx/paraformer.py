@@ -15,17 +15,15 @@ from speechkit.asr.decoding.nar import NarBlocks, NarWhole, no_beam
 from speechkit.asr.decoding.scoring import Scorer
 from speechkit.asr.decoding.search import Search
 from speechkit.asr.transcriber import Transcriber
-from speechkit.errors import InputError
 from speechkit.fbank import KaldiFbank
 from speechkit.low_frame_rate import LowFrameRate, LowFrameRateFbank
 from speechkit.onnx.read import plain
+from speechkit.onnx.recognizer import ROWS, with_tokenizer
 from speechkit.streaming.chain import Chain
 from speechkit.streaming.onnx import Interface, OnnxGraph, OnnxStream, whole
 from speechkit.streaming.state import Streaming
 from speechkit.streaming.stream import run
-from speechkit.tokenizers import load_tokenizer
 
-ROWS = 16  # streams in a call where many recordings are given at once
 CPU = torch.device("cpu")
 
 
@@ -165,10 +163,4 @@ def read(meta: Mapping[str, Any], folder: Path, threads: int, providers: Sequenc
     Raises:
         InputError: a graph or the tokenizer is damaged.
     """
-    model = OnnxParaformer(meta, folder, threads, providers)
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size != model.vocab_size:
-        raise InputError(
-            f"the tokenizer of {folder} has {tokenizer.vocab_size} pieces, but its model gives {model.vocab_size}"
-        )
-    return Transcriber(model, tokenizer)
+    return with_tokenizer(OnnxParaformer(meta, folder, threads, providers), folder)

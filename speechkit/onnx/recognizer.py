@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechkit.asr.acoustic import context_within
+from speechkit.asr.acoustic import AcousticModel, context_within
 from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.search import Heads
 from speechkit.asr.predictor import PredictorState
@@ -175,10 +175,14 @@ def read(meta: Mapping[str, Any], folder: Path, threads: int, providers: Sequenc
     Raises:
         InputError: a graph or the tokenizer is damaged.
     """
-    model = OnnxRecognizer(meta, folder, threads, providers)
+    return with_tokenizer(OnnxRecognizer(meta, folder, threads, providers), folder)
+
+
+def with_tokenizer(model: AcousticModel, folder: Path) -> Transcriber:
+    """A model with the tokenizer that lies in its export; `InputError` where they do not belong together."""
     tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size != model.blank:
+    if tokenizer.vocab_size != model.vocab_size:
         raise InputError(
-            f"the tokenizer of {folder} has {tokenizer.vocab_size} pieces, but its model gives {model.blank}"
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} pieces, but its model gives {model.vocab_size}"
         )
     return Transcriber(model, tokenizer)
