@@ -190,8 +190,17 @@ def _least(parts: Iterable[Any]) -> int:
     return max((part.least for part in parts), default=1)
 
 
+class _Halving(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        """One bin in bfloat16 on a CPU: oneDNN's gradient of the weights reads what nobody wrote (PyTorch 2.11)."""
+        if x.shape[-1] > 1 or x.device.type != "cpu" or x.dtype == torch.float64:
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
 def _band_layers(channels: int) -> list[nn.Conv2d]:
-    wide = [nn.Conv2d(channels, channels, (3, 9), (1, 2), (1, 4)) for _ in range(3)]
+    wide = [_Halving(channels, channels, (3, 9), (1, 2), (1, 4)) for _ in range(3)]
     return [nn.Conv2d(2, channels, (3, 9), padding=(1, 4)), *wide, nn.Conv2d(channels, channels, 3, padding=1)]
 
 

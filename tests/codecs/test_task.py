@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -376,6 +376,21 @@ def test_autocast_leaves_codes_and_phases_alone_and_a_codec_learns_in_it() -> No
     fit = trainer(4, enable_checkpointing=False, precision="bf16-mixed")
     fit.fit(made, loader(4))
     assert all(parameter.isfinite().all() for parameter in made.model.parameters())
+
+
+def test_gradients_in_half_precision_are_finite_where_bands_are_one_bin_wide() -> None:
+    """oneDNN read memory there that nobody had written: here it is full of NaN."""
+    made = DacDiscriminator((), (4,), (64,), 2)
+    conv = cast(Any, made.discriminators[0]).band_convs[0][3]
+    x = torch.randn(6, 2, 19, 1).to(memory_format=torch.channels_last)
+    for _ in range(100):
+        conv.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            said = conv(x).square().mean()
+        for size in (2**k for k in range(6, 17)):
+            [torch.full((size + i,), torch.nan) for i in range(20)]
+        said.backward()
+        assert all(x.grad.isfinite().all() for x in conv.parameters())
 
 
 def test_published_discriminators_are_gone_on_with_where_they_fit(caplog: pytest.LogCaptureFixture) -> None:
