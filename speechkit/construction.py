@@ -149,5 +149,8 @@ def _nouns(hint: Any) -> list[str]:
         return ["made by a _target_"]
     if issubclass(list, kind) or kind is tuple:
         inner = get_args(hint)
-        return [PLURALS.get(inner[0], "a list") if inner else "a list"]
+        if not inner or inner[0] in PLURALS:
+            return [PLURALS[inner[0]] if inner else "a list"]
+        [noun, *_] = _nouns(inner[0])
+        return [noun.replace("a list", "a list of lists", 1) if noun.startswith("a list") else "a list"]
     return [f"made by a _target_ ({kind.__name__})"]
