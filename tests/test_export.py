@@ -354,6 +354,6 @@ def test_features_can_be_what_goes_in(model: Path, tmp_path: Path) -> None:
     ours = hub.load(model)
     export(ours, tmp_path / "out", contexts=[(4, 0)], front=False, say=print)
     theirs = speechkit.load(tmp_path / "out")
-    assert theirs.model.graph((4, 0)).interface.dim == ours.network.front.n_mels
+    assert theirs.model.stream((4, 0)).interface.dim == ours.network.front.n_mels
     wave = tiny.babble(3)
     assert theirs.transcribe(wave, latency_ms=0).text == ours.transcribe(wave, latency_ms=0).text

@@ -130,7 +130,7 @@ def _part(part: str, transcriber: Transcriber, context: Context) -> tuple[Stream
     if part == "all":
         return Chain(model.streaming(context), transcriber.greedy(context=context)), 1, 1000 / transcriber.rate
     if isinstance(model, OnnxRecognizer):
-        stream = model.graph(context)
+        stream = model.stream(context)
         return stream, stream.interface.dim, model.step_ms / stream.stride
     encoder = transcriber.network.encoder
     return encoder.at(context), encoder.subsampling.n_mels, model.step_ms / encoder.stride

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from speechkit.asr.acoustic import check_decoder, context_within
+from speechkit.asr.acoustic import check_decoder
 from speechkit.asr.blocks import Grid
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.nar import NarBlocks, NarWhole, no_beam
@@ -17,44 +17,34 @@ from speechkit.asr.decoding.search import Search
 from speechkit.asr.transcriber import Transcriber
 from speechkit.fbank import KaldiFbank
 from speechkit.low_frame_rate import LowFrameRate, LowFrameRateFbank
+from speechkit.onnx.exported import Exported, with_tokenizer
 from speechkit.onnx.read import plain
-from speechkit.onnx.recognizer import ROWS, with_tokenizer
-from speechkit.streaming.chain import Chain
-from speechkit.streaming.onnx import Interface, OnnxGraph, OnnxStream, whole
-from speechkit.streaming.state import Streaming
-from speechkit.streaming.stream import run
-
-CPU = torch.device("cpu")
+from speechkit.streaming.onnx import Interface, whole
 
 
-class OnnxParaformer(nn.Module):
-    """What `meta.json` describes; arguments as of `OnnxRecognizer`."""
+class OnnxParaformer(Exported[Grid]):
+    """A `Paraformer` as `meta.json` describes it; arguments as of `Exported`."""
 
-    device = CPU  # of what goes in and comes out
+    front: LowFrameRateFbank
 
     def __init__(self, meta: Mapping[str, Any], folder: Path, threads: int = 1, providers: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.meta, self.folder, self._options = meta, folder, (threads, tuple(providers))
-        self.rate, self.vocab_size = whole("rate", meta["rate"], 1), whole("vocab_size", meta["vocab_size"], 1)
+        super().__init__(meta, folder, threads, providers)
+        self.vocab_size = whole("vocab_size", meta["vocab_size"], 1)
         self.special = [whole("special", token, 0) for token in meta["special"]]
-        self.step_ms, self.lead_ms = float(meta["step_ms"]), float(meta["lead_ms"])
-        self._about = {_grid(entry["context"]): entry for entry in meta["contexts"]}
+        self.lead_ms = float(meta["lead_ms"])
         for grid, entry in self._about.items():
             _check(grid, entry, folder)
         if not self.special or max(self.special) > self.vocab_size or not math.isfinite(self.lead_ms):
             raise ValueError(f"no model has the marks {meta['special']!r:.50} and the lead {self.lead_ms}")
-        if not self._about or meta["takes"] not in ("samples", "features") or not 0 < self.step_ms < math.inf:
-            raise ValueError("it has no context, or takes neither samples nor features")
-        self._streams: dict[str, OnnxStream] = {}
-        self._graphs: dict[str, OnnxGraph] = {}
         self.front = _front(meta["front"]).eval()
         if self.front.sample_rate != self.rate:
             raise ValueError(f"its rate is {self.rate} here and {self.front.sample_rate} of the front end")
 
-    @property
-    def contexts(self) -> list[Grid]:
-        """The contexts that were exported."""
-        return list(self._about)
+    def context(self, numbers: Sequence[int]) -> Grid:
+        """A grid, or of whole utterances none."""
+        if len(numbers) != len(Grid._fields):
+            raise ValueError(f"a context has {len(Grid._fields)} numbers, got {numbers!r:.50}")
+        return Grid(*numbers).check()
 
     @property
     def decoders(self) -> list[str]:
@@ -63,55 +53,26 @@ class OnnxParaformer(nn.Module):
 
     def latency_ms(self, context: Grid) -> float:
         """Longest look-ahead of a context in milliseconds, infinite of whole utterances."""
-        return math.inf if context.whole else float(self._about[context]["latency_ms"])
-
-    def context_at(self, latency_ms: float) -> Grid:
-        """As `context_within` the exported grids."""
-        return context_within(latency_ms, {self.latency_ms(grid): grid for grid in self.contexts})
-
-    def streams(self, context: Grid) -> bool:
-        """Whether it is a grid that was exported."""
-        return context in self._about and not context.whole
+        return math.inf if context.whole else super().latency_ms(context)
 
     def grouped(self, context: Grid) -> int:
         """Encoder steps in an output of `streaming`: those of a block."""
         return context.size
 
-    def streaming(self, context: Grid, chunks: int = 1) -> Streaming[Any]:
-        """Samples (batch, time, 1) to packed `Blocks`, one a call, whatever `chunks` is."""
-        stream = self._stream(context, "file", "stream")
-        return stream if self.meta["takes"] == "samples" else Chain(self.front, stream)
-
-    def _stream(self, context: Grid, file: str, interface: str) -> OnnxStream:
-        entry = self._about[context]
-        name = entry[file]
-        if name not in self._streams:
-            path = plain(self.folder, name)
-            self._streams[name] = OnnxStream(path, Interface.from_dict(entry[interface]), *self._options)
-        return self._streams[name]
-
-    def _whole(self, context: Grid) -> OnnxGraph:
-        name = self._about[context]["file"]
-        if name not in self._graphs:
-            self._graphs[name] = OnnxGraph(plain(self.folder, name), *self._options)
-        return self._graphs[name]
-
     def encode(self, wave: Tensor, lengths: Tensor, context: Grid | None = None) -> tuple[Tensor, Tensor]:
         """(batch, samples) -> what the context's decoder takes: packed `Blocks`, or of whole utterances features."""
         grid = self.contexts[0] if context is None else context
-        if grid.whole:
-            features, counts = self.front(wave, lengths)
-            return features, counts
-        rows = [row[:count, None] for row, count in zip(wave, lengths.tolist(), strict=True)]
-        blocks = run(self.streaming(grid), rows, ROWS)
-        return nn.utils.rnn.pad_sequence(blocks, batch_first=True), torch.tensor([len(row) for row in blocks])
+        if not grid.whole:
+            return self.streamed(wave, lengths, grid)
+        features, counts = self.front(wave, lengths)
+        return features, counts
 
     def greedy(self, decoder: str, context: Grid, booster: PhraseBooster | None = None) -> NarWhole | NarBlocks:
         """What `encode` gives to tokens."""
         check_decoder(self, decoder)
         if not context.whole:
-            return NarBlocks(self._stream(context, "scores_file", "scores"), context, CPU, self.special, booster)
-        graph = self._whole(context)
+            return NarBlocks(self.stream(context, "scores_file", "scores"), context, self.device, self.special, booster)
+        graph = self.graph(self._about[context]["file"])
 
         def scores(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
             if not features.shape[1]:
@@ -119,7 +80,7 @@ class OnnxParaformer(nn.Module):
             found, counts = graph(features, lengths)
             return found, counts
 
-        return NarWhole(scores, CPU, self.special, booster)
+        return NarWhole(scores, self.device, self.special, booster)
 
     def beam(self, decoder: str, context: Grid, beam: int, scorers: Sequence[Scorer[Any]] = ()) -> Search:
         """There is none."""
@@ -127,15 +88,8 @@ class OnnxParaformer(nn.Module):
         raise no_beam()
 
 
-def _grid(numbers: Sequence[int]) -> Grid:
-    if len(numbers) != len(Grid._fields):
-        raise ValueError(f"a context has {len(Grid._fields)} numbers, got {numbers!r:.50}")
-    return Grid(*numbers).check()
-
-
 def _check(grid: Grid, entry: Mapping[str, Any], folder: Path) -> None:
     """Refuses what a context's graphs cannot be."""
-    plain(folder, entry["file"])
     if grid.whole:
         return
     plain(folder, entry["scores_file"])
