@@ -79,7 +79,8 @@ def backlog(arrival: Tensor, lengths: Tensor, capacity: float) -> Tensor:
     """Work that waits at the end of every step's time, on a device that does `capacity` layer steps in that time.
 
     Step i of layer l is work for one at its arrival a; the triangular kernel ``max(0, 1 - |t - a|)`` spreads it over
-    the two whole times around a. ``B[t] = max(0, B[t - 1] + n[t] - c)``, by its closed form: the running sum of n - c
+    the two whole times around a. At a whole time, where hard gates have all of them, the gradient is that of a shorter
+    wait: the other one would reward a wait that moves work out of sight. ``B[t] = max(0, B[t - 1] + n[t] - c)``, by its closed form: the running sum of n - c
     above its lowest value so far.
 
     Args:
@@ -94,13 +95,13 @@ def backlog(arrival: Tensor, lengths: Tensor, capacity: float) -> Tensor:
         raise ValueError(f"a device's capacity must be over 0 layer steps a step, got {capacity}")
     _, batch, steps = arrival.shape
     valid = valid_mask(lengths, steps)
-    floor = arrival.detach().floor()
-    later = arrival - floor
-    index = floor.long().clamp(max=steps - 1).transpose(0, 1).flatten(1)
-    work = arrival.new_zeros(batch, steps + 1)
+    before = arrival.detach().ceil() - 1  # -1 of what is there at once: the first slot, which is dropped
+    later = arrival - before
+    index = (before.long() + 1).clamp(max=steps).transpose(0, 1).flatten(1)
+    work = arrival.new_zeros(batch, steps + 2)
     for share, offset in ((1 - later, 0), (later, 1)):
         work = work.scatter_add(1, index + offset, (share * valid).transpose(0, 1).flatten(1))
-    total = (work[:, :steps] - capacity).cumsum(1)
+    total = (work[:, 1 : steps + 1] - capacity).cumsum(1)
     return total - total.cummin(1).values.clamp(max=0)
 
 

@@ -1,5 +1,6 @@
 """Training of ANCAT: recognition beside what its look-ahead costs, over gates that harden as training goes on."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,6 +24,8 @@ from speechkit.asr.task import RecognitionTask
 from speechkit.data.collate import Batch
 from speechkit.nn.masks import valid_mask
 from speechkit.text import Tokenizer
+
+log = logging.getLogger(__name__)
 
 PENALTIES = ("path", "connection")
 
@@ -116,6 +119,17 @@ class AncatTask(RecognitionTask):
         self.penalty, self.free_steps, self.phases = penalty, free_steps, phases or Phases()
         layers = len(model.encoder.layers)
         self.longest, self.capacity = model.encoder.adaptive[1] * layers, layers / real_time_factor
+
+    def on_fit_start(self) -> None:
+        """Says where training is too short for its phases."""
+        steps, hard = self.trainer.max_steps, self.phases.hard
+        if 0 <= steps <= hard:
+            log.warning(
+                "gates would be hard from step %d on (task.phases.hard), but training ends at step %d: what is released "
+                "hears under gates that it was not trained with",
+                hard,
+                steps,
+            )
 
     def gated(self, batch: Batch, gating: Gating | None) -> Gated:
         """Encoder steps and gates of a batch; hard gates without `gating`."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from speechkit.asr.ancat import Gating, Scheduler
 from speechkit.asr.ancat_latency import (
     algorithmic_loss,
     arrivals,
@@ -194,13 +195,34 @@ def test_a_burst_costs_a_slow_device_more_than_a_fast_one() -> None:
         backlog(arrival, lengths, 0.0)
 
 
-def test_hard_gates_give_the_compute_loss_a_gradient() -> None:
-    """The kernel's corner at whole times has the slope of what a longer wait would cost."""
+def test_a_hard_gate_that_costs_a_slow_device_is_pushed_shut() -> None:
     gates = torch.zeros(1, 1, 8, 2, dtype=torch.double)
-    gates[0, 0, 0, 1] = gates[0, 0, 1, 0] = 1.0
+    gates[0, 0, 0, 1] = gates[0, 0, 1, 0] = 1.0  # three steps at time 2
+    closed = gates.clone()
+    closed[0, 0, 0, 1] = 0.0
     gates.requires_grad_()
     lengths = torch.tensor([8])
-    compute_loss(arrivals(gates, lengths), lengths, 1.2).backward()
+    loss = compute_loss(arrivals(gates, lengths), lengths, 1.2)
+    loss.backward()
+    assert loss.item() > float(compute_loss(arrivals(closed, lengths), lengths, 1.2))
     assert gates.grad is not None
     assert gates.grad.isfinite().all()
-    assert gates.grad.any()
+    assert float(gates.grad[0, 0, 0, 1]) > 0
+
+
+@pytest.mark.parametrize("real_time_factor", [0.25, 0.8])
+def test_descent_on_the_compute_loss_of_hard_gates_lowers_it(real_time_factor: float) -> None:
+    torch.manual_seed(1)
+    layers, steps, right = 3, 40, 4
+    lengths, capacity, scheduler = torch.tensor([steps]), layers / real_time_factor, Scheduler(8, right)
+    logits = (torch.randn(layers, 1, steps, right) + 0.7).requires_grad_()
+    optimizer = torch.optim.Adam([logits], 0.05)
+    losses = []
+    for _ in range(300):
+        gates = torch.stack([scheduler.soft(x, Gating(0.1, 0.0, False, True))[1] for x in logits])
+        loss = compute_loss(arrivals(gates, lengths), lengths, capacity)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]

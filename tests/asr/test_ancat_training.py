@@ -68,6 +68,7 @@ def logged(out: Path) -> dict[str, list[float]]:
 def test_a_conformer_becomes_an_ancat_whose_wait_is_measured(run: Run, conformer: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     said = run(f"out={out}", "trainer.max_steps=4", "trainer.val_check_interval=2", "optim.optimizer.lr=1e-4")
+    assert "gates would be hard" not in said
     found = logged(out)
     for name in ("train/algorithmic_ms", "train/compute_ms", "train/openness"):
         assert len(found[name]) == 4
@@ -94,7 +95,8 @@ def test_runs_of_a_sweep_have_folders_of_their_own(run: Run, tmp_path: Path, mon
     monkeypatch.setattr(RecognitionJob, "evaluate", lambda *_: [])
     short = ["trainer.max_steps=1", "data.valid=[]", "data.test=[]", "callbacks.best=null", "callbacks.samples=null"]
     words = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "task.algorithmic_weight=0,2", "-m"]
-    run(f"out={tmp_path}", *short, *words)
+    said = run(f"out={tmp_path}", *short, *words)
+    assert "gates would be hard from step 3 on (task.phases.hard), but training ends at step 1" in said
     configs = [yaml.safe_load((tmp_path / number / "config.yaml").read_text()) for number in "01"]
     assert [config["task"]["algorithmic_weight"] for config in configs] == [0, 2]
     assert all((tmp_path / number / "release" / "model.safetensors").is_file() for number in "01")
