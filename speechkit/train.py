@@ -15,12 +15,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import get_class
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -29,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from speechkit import hub
+from speechkit.builder import target
 from speechkit.checkpoints import averaged, first_rank_first, last_checkpoint, weights, writable
 from speechkit.configuration import adapted, entry_point
 from speechkit.construction import building, built, check_types, made_for, refusal
@@ -190,6 +192,12 @@ def _start(config: DictConfig, job: Any) -> Any:
         )
     if hasattr(job, "adopt"):  # models that may also begin with those of another kind
         release = job.adopt(release, config.model)
+    found, trained = target(release.config["model"].get("_target_")), _trained(str(config.task["_target_"]))
+    if not issubclass(found, trained):
+        raise InputError(
+            f"{config.name} cannot begin with {config.init}: that is a {found.__name__}, and the recipe trains a "
+            f"{trained.__name__}"
+        )
     release.config["model"] = _with_own_options(release.config["model"])
     config.model = release.config["model"]
     if release.tokenizer is not None:
@@ -197,6 +205,12 @@ def _start(config: DictConfig, job: Any) -> Any:
     if any(release.training.values()):
         job.published = release.training
     return build_model(release).train()
+
+
+def _trained(task: str) -> type:
+    """The kind of model that a task trains, as its annotation says."""
+    hint = get_type_hints(get_class(task).__init__).get("model")  # type: ignore[misc]
+    return hint if isinstance(hint, type) else object
 
 
 def _check_same_model(config: DictConfig, out: Path) -> None:

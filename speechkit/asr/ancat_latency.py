@@ -80,8 +80,8 @@ def backlog(arrival: Tensor, lengths: Tensor, capacity: float) -> Tensor:
 
     Step i of layer l is work for one at its arrival a; the triangular kernel ``max(0, 1 - |t - a|)`` spreads it over
     the two whole times around a. At a whole time, where hard gates have all of them, the gradient is that of a shorter
-    wait: the other one would reward a wait that moves work out of sight. ``B[t] = max(0, B[t - 1] + n[t] - c)``, by its closed form: the running sum of n - c
-    above its lowest value so far.
+    wait: the other one would reward a wait that moves work out of sight. ``B[t] = max(0, B[t - 1] + n[t] - c)``, by its
+    closed form: the running sum of n - c above its lowest value so far.
 
     Args:
         arrival: (layers, batch, steps) within each row's length.

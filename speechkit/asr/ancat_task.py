@@ -125,8 +125,8 @@ class AncatTask(RecognitionTask):
         steps, hard = self.trainer.max_steps, self.phases.hard
         if 0 <= steps <= hard:
             log.warning(
-                "gates would be hard from step %d on (task.phases.hard), but training ends at step %d: what is released "
-                "hears under gates that it was not trained with",
+                "gates would be hard from step %d on (task.phases.hard), but training ends at step %d: what is "
+                "released hears under gates that it was not trained with",
                 hard,
                 steps,
             )

@@ -18,9 +18,12 @@ class ConformerBlocks(nn.Module):
     def __init__(self, encoder: ConformerEncoder) -> None:
         super().__init__()
         self.encoder, self.dim, self.stride = encoder, encoder.dim, encoder.stride
+        self.in_dim = encoder.subsampling.n_mels
 
     def context(self, grid: Grid) -> tuple[int, int]:
-        """The encoder's context of a grid; ValueError where its blocks overlap."""
+        """The encoder's context of a grid; ValueError where its blocks overlap, or the encoder has none."""
+        if not grid.whole and not (self.encoder.causal and self.encoder.style == "chunked_limited"):
+            raise ValueError("only a causal Conformer whose style is chunked_limited has blocks: leave grids empty")
         if grid.left or grid.right:
             raise ValueError(
                 f"a Conformer's blocks do not overlap, a grid's left and right must be 0, got {list(grid)}"

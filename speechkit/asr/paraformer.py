@@ -112,6 +112,9 @@ class Paraformer(nn.Module):
         self.end = decoder.vocab_size if end is None else end
         self.special = sorted({*special, self.end})
         self.compat: str | None = None
+        features = front.out if isinstance(front, LowFrameRateFbank) else front.n_mels
+        if features != encoder.in_dim:
+            raise ValueError(f"the front end gives {features} numbers, and the encoder takes {encoder.in_dim}")
         dims = encoder.dim, predictor.out.in_features, decoder.dim
         if len(set(dims)) > 1 or (ctc is not None and ctc.out.in_features != encoder.dim):
             raise ValueError(f"the parts must have one width, got {dims} of encoder, predictor and decoder")

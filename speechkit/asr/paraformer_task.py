@@ -76,6 +76,8 @@ class ParaformerTask(TextTask):
                 f"sampling_ratio, smoothing and ctc_weight are from 0 to 1, got {sampling_ratio}, {smoothing} and "
                 f"{ctc_weight}"
             )
+        if not isinstance(model, Paraformer):
+            raise ValueError(f"a ParaformerTask trains a Paraformer, got {type(model).__name__}")
         if word_error_paths < 2 or min(length_weight, word_error_weight) < 0:
             raise ValueError("word errors are compared of 2 paths or more, and no weight is negative")
         if context_weights is not None and len(context_weights) != len(model.contexts):
@@ -89,6 +91,9 @@ class ParaformerTask(TextTask):
         self.word_error_weight, self.word_error_start = word_error_weight, word_error_start
         self.word_error_paths, self.flat_start = word_error_paths, flat_start
         self.context_weights, self.spec_augment = context_weights, spec_augment
+        if model.ctc is not None:
+            model.ctc.requires_grad_(self.ctc_weight > 0)  # DDP would wait for gradients that never come
+        model.decoder.embed.requires_grad_(sampling_ratio > 0)
 
     @property
     def rate(self) -> int:

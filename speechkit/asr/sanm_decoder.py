@@ -39,7 +39,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, inner: int, kernel: int, shift: int, dropout: float) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"{dim} dimensions cannot be split among {heads} heads")
         self.heads = heads
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, EPSILON) for _ in range(3))

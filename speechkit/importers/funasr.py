@@ -48,11 +48,13 @@ NAMES: tuple[tuple[str, Replacement], ...] = (
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By our names; what has none keeps its own."""
+    """By our names; what has none keeps its own; `InputError` where two become one."""
     found = {}
     for name, value in tensors.items():
         for pattern, ours in NAMES:
             name = re.sub(pattern, ours, name)
+        if name in found:
+            raise InputError(f"two of its tensors are {name}, by different names")
         found[name] = value
     return found
 
@@ -175,18 +177,27 @@ def _grids(encoder: Section) -> list[list[int]]:
     columns = [column if isinstance(column, list) else [column] for column in columns]
     count = max(map(len, columns))
     try:
-        rows = [[int(column[min(i, len(column) - 1)]) for column in columns] for i in range(count)]
+        rows = [[_whole(column[min(i, len(column) - 1)]) for column in columns] for i in range(count)]
     except (TypeError, ValueError, IndexError):
         raise InputError(f"{encoder.source} needs whole numbers for {', '.join(names)} of its encoder") from None
     grids = [[left, size, room - left - size, back, other] for left, size, room, back, other in rows]
     return sorted(grids, key=lambda grid: grid[1] + grid[2], reverse=True)
 
 
+def _whole(value: Any) -> int:
+    if isinstance(value, float) and not value.is_integer():  # also NaN and Inf
+        raise ValueError
+    return int(value)
+
+
 def _sizes(part: Section, kernel: int = 11) -> dict[str, Any]:
+    shift = part.number("sanm_shfit", 0)
+    if shift % 1:
+        raise part.refusal("sanm_shfit", shift, "it must be a whole number")
     return {
         "heads": part.integer("attention_heads", 4),
         "inner": part.integer("linear_units", 2048),
         "kernel": part.integer("kernel_size", kernel),
-        "shift": int(part.number("sanm_shfit", 0)),
+        "shift": int(shift),
         "dropout": part.number("dropout_rate", 0.1),
     }

@@ -76,7 +76,7 @@ class SanmAttention(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, heads: int, kernel: int, shift: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"{dim} dimensions cannot be split among {heads} heads")
         self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(in_dim, 3 * dim)

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from speechkit.asr.blocks import WHOLE, Grid
+from speechkit.asr.conformer import ConformerEncoder
+from speechkit.asr.conformer_blocks import ConformerBlocks
 from speechkit.asr.paraformer import CifPredictor, Paraformer
 from speechkit.asr.sanm_decoder import SanmDecoder
 from speechkit.asr.sanm_encoder import SanmEncoder
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
+from speechkit.features import LogMel
 from speechkit.text import CharTokenizer
 from speechkit.token_list import ListTokenizer
 from tests.asr.small_paraformer import VOCAB, paraformer
@@ -160,9 +163,23 @@ def test_parts_that_do_not_fit_are_refused(change: dict[str, Any], reason: str) 
         )
 
 
-def test_a_conformer_refuses_blocks_that_overlap() -> None:
+def test_a_conformer_refuses_blocks_that_overlap_or_that_it_does_not_have() -> None:
     with pytest.raises(ValueError, match="blocks do not overlap"):
         paraformer(((0, 3, 2, 2, 1),), "conformer")
+    others: Any = {"causal": False}, {"style": "regular", "contexts": [(6, 1)]}
+    for options in others:
+        encoder = ConformerBlocks(
+            ConformerEncoder(n_mels=8, dim=8, layers=1, heads=2, subsampling_channels=2, **options)
+        )
+        encoder.context(WHOLE)
+        with pytest.raises(ValueError, match="only a causal Conformer"):
+            encoder.context(Grid(0, 3, 0, 2, 1))
+
+
+def test_a_front_end_that_does_not_fit_is_refused() -> None:
+    fine = paraformer(((0, 3, 0, 2, 1),), "conformer")
+    with pytest.raises(ValueError, match="the front end gives 4 numbers, and the encoder takes 8"):
+        Paraformer(LogMel(sample_rate=1000, n_mels=4, n_fft=32), fine.encoder, fine.predictor, fine.decoder)
 
 
 def test_weights_are_in_single_precision_under_autocast() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 import speechkit
 from speechkit.asr.blocks import WHOLE, Grid
 from speechkit.asr.conformer_blocks import ConformerBlocks
+from speechkit.asr.ctc import CtcHead
 from speechkit.asr.paraformer import CifPredictor, Paraformer
 from speechkit.asr.paraformer_task import ParaformerTask
 from speechkit.asr.sanm_decoder import SanmDecoder
@@ -21,7 +23,8 @@ from speechkit.fbank import KaldiFbank
 from speechkit.low_frame_rate import LowFrameRate, LowFrameRateFbank
 from speechkit.text import CharTokenizer
 from speechkit.token_list import ListTokenizer
-from tests.asr.tiny import babble
+from tests.asr.small_paraformer import VOCAB, paraformer
+from tests.asr.tiny import babble, release
 from tests.test_train import Run, trained
 
 WORDS = [
@@ -85,6 +88,26 @@ def test_a_conformer_takes_the_encoder_s_place(
     assert model.latencies_ms == [880.0]
     stream = model.stream().push(babble(3.0))
     assert stream.finish().text == model.transcribe(babble(3.0), latency_ms=880).text
+
+
+def test_a_recipe_does_not_begin_with_another_kind(run: Run, tmp_path: Path) -> None:
+    words = ["recipe=librispeech_paraformer", f"out={tmp_path / 'run'}", f"init={release(tmp_path / 'release')}"]
+    assert "that is a Recognizer, and the recipe trains a Paraformer" in run(*words, code=2)
+
+
+def test_every_parameter_that_is_trained_has_a_gradient() -> None:
+    """DDP waits for all of them."""
+    choices: Any = {}, {"ctc_weight": 0.0}, {"sampling_ratio": 0.0}, {"ctc_weight": 0.0, "sampling_ratio": 0.0}
+    for options in choices:
+        model = paraformer(ctc=CtcHead(8, VOCAB)).float()
+        task: Any = ParaformerTask(model, CharTokenizer("abcdefghi"), lambda p: torch.optim.SGD(p, 0.1), **options)
+        task.train()
+        heard = model.heard(torch.randn(2, 30, 16), torch.tensor([30, 25]))
+        tokens, counts = torch.randint(0, VOCAB, (2, 4)), torch.tensor([4, 3])
+        batch = SimpleNamespace(tokens=tokens, token_lengths=counts)
+        task._objective(heard, batch)["loss"].backward()
+        idle = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+        assert idle == set(), options
 
 
 def features(tokens: list[int], looks: Tensor) -> Tensor:

@@ -20,6 +20,11 @@ from speechkit.importers import funasr
 from tests.paths import GOLDENS, needs_goldens
 
 KEYS = GOLDENS.parent / "specs" / "keys"
+STREAMS = {
+    "model": "ParaformerStreaming", "encoder": "SANMEncoderChunkOpt", "decoder__sanm_shfit": 2,
+    "encoder__chunk_size": [12, 15], "encoder__stride": [8, 10], "encoder__pad_left": [0, 0],
+    "encoder__encoder_att_look_back_factor": [4, 4], "encoder__decoder_att_look_back_factor": [1, 1],
+}  # fmt: skip
 TOKENS = ["<blank>", "<s>", "</s>", "一", "丁", "he@@", "llo", "<unk>"]
 
 
@@ -177,10 +182,7 @@ def test_a_folder_loads_and_hears(tmp_path: Path, wrap: Callable[[dict[str, Tens
 
 
 def test_a_model_for_streams_has_the_grids_of_its_training(tmp_path: Path) -> None:
-    chunks = {"chunk_size": [12, 15], "stride": [8, 10], "pad_left": [0, 0],
-              "encoder_att_look_back_factor": [4, 4], "decoder_att_look_back_factor": [1, 1]}  # fmt: skip
-    settings = config(model="ParaformerStreaming", encoder="SANMEncoderChunkOpt", decoder__sanm_shfit=2,
-                      **{f"encoder__{key}": value for key, value in chunks.items()})  # fmt: skip
+    settings = config(**STREAMS)
     loaded = speechkit.load(folder(tmp_path, settings))
     assert [tuple(grid) for grid in loaded.model.contexts] == [(0, 10, 5, 4, 1), (0, 8, 4, 4, 1)]
     assert loaded.latencies_ms == [14 * 20, 11 * 20]
@@ -239,6 +241,13 @@ def test_what_speechkit_does_not_have_of_a_bias_decoder_is_named(changes: dict[s
         ({"frontend__snip_edges": False}, "frontend_conf.snip_edges: False"),
         ({"encoder__input_layer": "conv2d"}, "encoder_conf.input_layer: 'conv2d'"),
         ({"encoder__sanm_shfit": -3}, "no shift under 0"),
+        ({"encoder__sanm_shfit": 1.5}, "encoder_conf.sanm_shfit: 1.5"),
+        ({"encoder__attention_heads": -2}, "encoder_conf.attention_heads: -2"),
+        ({**STREAMS, "encoder__chunk_size": [12.7, 15]}, "needs whole numbers for pad_left, stride, chunk_size"),
+        (
+            {**STREAMS, "encoder__chunk_size": [float("inf"), 15]},
+            "needs whole numbers for pad_left, stride, chunk_size",
+        ),
         ({"decoder__concat_after": True}, "decoder_conf.concat_after: True"),
         ({"predictor__tail_mask": False}, "predictor_conf.tail_mask: False"),
         ({"encoder__attention_heads": 3}, "cannot be split among 3 heads"),
@@ -258,6 +267,12 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     (folder(tmp_path, config()) / name).unlink()
     with pytest.raises(InputError, match=f"{name} cannot be read"):
         speechkit.load(tmp_path)
+
+
+def test_two_tensors_do_not_become_one() -> None:
+    tensors = {name: torch.zeros(1) for name in ("encoder.after_norm.bias", "encoder.norm.bias")}
+    with pytest.raises(InputError, match=r"two of its tensors are encoder\.norm\.bias"):
+        funasr.renamed(tensors)
 
 
 def test_loading_is_strict(tmp_path: Path) -> None:
