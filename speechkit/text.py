@@ -44,6 +44,10 @@ class Tokenizer(Protocol):
         """The positions in `ids` of the tokens of each word; what belongs to no word is in none."""
         ...
 
+    def ends_word(self, token: int, following: int | None = None) -> bool:
+        """Whether a word is over with a token when another follows; without one, whether it may be."""
+        ...
+
     def save(self, folder: str | Path) -> None:
         """Writes what `load_tokenizer` reads."""
         ...
@@ -68,6 +72,10 @@ class SpacedWords:
                 open_word = True
             groups[-1].append(position)
         return [group for group in groups if any(self.pieces[ids[i]] != WORD_START for i in group)]
+
+    def ends_word(self, token: int, following: int | None = None) -> bool:
+        """As `Tokenizer.ends_word`: what follows says it."""
+        return following is None or self.pieces[following].startswith((" ", WORD_START))
 
 
 def normalize(text: str) -> str:

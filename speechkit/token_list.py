@@ -69,6 +69,10 @@ class ListTokenizer:
             open_word = piece.endswith(JOINED)
         return groups
 
+    def ends_word(self, token: int, following: int | None = None) -> bool:
+        """As `Tokenizer.ends_word`: the token itself says it."""
+        return not self.pieces[token].endswith(JOINED)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids."""
         ids = checked_ids(ids, self.vocab_size)
