@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import speechkit
-from speechkit.asr.latency import Aligner
+from speechkit.asr.latency import Aligner, divided
 from speechkit.data import manifest
 from speechkit.streaming.client import AsyncClient, ServerError
 from speechkit.text import normalize
@@ -204,7 +204,7 @@ def recordings(data: str, model: str | None, seconds: float) -> list[Spoken]:
             text = normalize(item.text)
             ends = aligner.word_ends(torch.from_numpy(wave), text)
             if ends is not None:
-                found.append(Spoken(wave, text.split(), ends))
+                found.append(Spoken(wave, divided(text, aligner.transcriber.tokenizer), ends))
             if sum(len(part.wave) for part in found) >= seconds * RATE:
                 break
     if not found:

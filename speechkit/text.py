@@ -20,6 +20,8 @@ WORD_START = "▁"  # U+2581, how SentencePiece writes the space before a word
 
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # scripts without spaces
 
+_VOICING = "\u3099\u309a"  # what tells が from か and パ from ハ: no accents
+
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ`´′＇", "'"))
 _LIGATURES = str.maketrans({"æ": "ae", "œ": "oe", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
 
@@ -40,6 +42,10 @@ class Tokenizer(Protocol):
 
     def groups(self, ids: Sequence[int]) -> list[list[int]]:
         """The positions in `ids` of the tokens of each word; what belongs to no word is in none."""
+        ...
+
+    def ends_word(self, token: int, following: int | None = None) -> bool:
+        """Whether a word is over with a token when another follows; without one, whether it may be."""
         ...
 
     def save(self, folder: str | Path) -> None:
@@ -67,15 +73,22 @@ class SpacedWords:
             groups[-1].append(position)
         return [group for group in groups if any(self.pieces[ids[i]] != WORD_START for i in group)]
 
+    def ends_word(self, token: int, following: int | None = None) -> bool:
+        """As `Tokenizer.ends_word`: what follows says it."""
+        return following is None or self.pieces[following].startswith((" ", WORD_START))
+
 
 def normalize(text: str) -> str:
     """Lower-case English letters, apostrophes inside words and single spaces, none between Chinese characters or kana.
 
-    Accents are dropped and punctuation becomes a space. Digits and other scripts have no spelling here: they stay, so
-    that a tokenizer without them refuses the text instead of training on a gap.
+    Accents are dropped, voicing marks of kana are not, and punctuation becomes a space. Kana and Hangul are composed
+    (Unicode's NFC). Digits and other scripts have no spelling here: they stay, so that a tokenizer without them
+    refuses the text instead of training on a gap.
     """
     text = text.lower().translate(_APOSTROPHES).translate(_LIGATURES)
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    decomposed = unicodedata.normalize("NFKD", text)
+    text = "".join(c for c in decomposed if c in _VOICING or not unicodedata.combining(c))
+    text = "".join(c for c in unicodedata.normalize("NFC", text) if c not in _VOICING)  # those of no kana
     text = re.sub(r"[^\w']|_", " ", text)
     text = re.sub(r"(?<!\w)'+|'+(?!\w)", " ", text)
     return re.sub(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", " ".join(text.split()))

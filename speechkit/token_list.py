@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from speechkit.errors import InputError
@@ -20,7 +20,8 @@ class ListTokenizer:
 
     Args:
         tokens: in the order of their ids.
-        words: how words are put together that are no token themselves; of others the longest pieces are taken.
+        words: how words are put together that are no token themselves; others are put together of as few
+            pieces as can be, of several ways by the longest piece first.
 
     Raises:
         InputError: a token is there twice, or there is none.
@@ -43,17 +44,31 @@ class ListTokenizer:
             return [unit]
         if unit in self.words and all(piece in self._ids for piece in self.words[unit]):
             return list(self.words[unit])
+        rests = {len(unit): (0, 0)}  # of the unit, by their beginning: how many pieces, and minus the first one's end
+        for begin in reversed(range(len(unit))):
+            if ways := [(1 + rests[end][0], -end) for end in self._ends(unit, begin) if end in rests]:
+                rests[begin] = min(ways)
+        if 0 not in rests:
+            raise unknown_character(text, unit[self._reach(unit)])
         pieces, begin = [], 0
         while begin < len(unit):
-            for end in range(min(len(unit), begin + self._longest), begin, -1):
-                piece = unit[begin:end] + JOINED * (end < len(unit))
-                if piece in self._ids:
-                    break
-            else:
-                raise unknown_character(text, unit[begin])
-            pieces.append(piece)
+            end = -rests[begin][1]
+            pieces.append(_piece(unit, begin, end))
             begin = end
         return pieces
+
+    def _ends(self, unit: str, begin: int) -> Iterator[int]:
+        """Where pieces end that begin there."""
+        last = min(len(unit), begin + self._longest)
+        return (end for end in range(begin + 1, last + 1) if _piece(unit, begin, end) in self._ids)
+
+    def _reach(self, unit: str) -> int:
+        """How far pieces get that leave nothing out."""
+        reached = {0}
+        for begin in range(len(unit)):
+            if begin in reached:
+                reached.update(self._ends(unit, begin))
+        return max(reached)
 
     def groups(self, ids: Sequence[int]) -> list[list[int]]:
         """As `Tokenizer.groups`: a token that is no piece of a longer word is one."""
@@ -69,6 +84,10 @@ class ListTokenizer:
             open_word = piece.endswith(JOINED)
         return groups
 
+    def ends_word(self, token: int, following: int | None = None) -> bool:
+        """As `Tokenizer.ends_word`: the token itself says it."""
+        return not self.pieces[token].endswith(JOINED)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids."""
         ids = checked_ids(ids, self.vocab_size)
@@ -81,6 +100,10 @@ class ListTokenizer:
         if self.words:
             lines = "".join(f"{word} {' '.join(pieces)}\n" for word, pieces in self.words.items())
             replace(Path(folder) / WORDS_FILE, lines.encode(), parents=True)
+
+
+def _piece(unit: str, begin: int, end: int) -> str:
+    return unit[begin:end] + JOINED * (end < len(unit))
 
 
 def read_list(folder: Path) -> ListTokenizer:

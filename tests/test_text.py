@@ -35,6 +35,11 @@ def _texts(count: int = 200) -> list[str]:
         ("room 42", "room 42"),
         ("привет", "привет"),
         ("?!", ""),
+        ("がんばって、パソコン", "がんばってパソコン"),
+        ("か\u3099んばって ﾊﾟｿｺﾝ", "がんばってパソコン"),
+        ("한국어, 안녕 café", "한국어 안녕 cafe"),
+        ("\u1112\u1161\u11ab", "한"),
+        ("a\u3099b", "ab"),  # a mark that is of no kana
     ],
 )
 def test_normalize(text: str, expected: str) -> None:

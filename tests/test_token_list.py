@@ -32,11 +32,27 @@ def test_a_word_is_put_together_as_it_was_given_or_of_the_longest_pieces(tmp_pat
     assert again.words == given.words
 
 
+@pytest.mark.parametrize(
+    ("tokens", "word", "pieces"),
+    [
+        ("hel@@ he@@ llo l", "hello", "he@@ llo"),  # nothing goes on from "hel"
+        ("abc@@ ab@@ cd@@ e", "abcde", "ab@@ cd@@ e"),
+        ("abc@@ d@@ e@@ f ab@@ cdef", "abcdef", "ab@@ cdef"),  # fewer than with the longest one
+        ("a@@ ab@@ cd bcd", "abcd", "ab@@ cd"),  # of two ways the longest piece first
+    ],
+)
+def test_a_word_has_as_few_pieces_as_can_be(tokens: str, word: str, pieces: str) -> None:
+    tokenizer = ListTokenizer(tokens.split())
+    assert [tokenizer.pieces[i] for i in tokenizer.encode(word)] == pieces.split()
+
+
 def test_what_has_no_token_is_named() -> None:
     with pytest.raises(InputError, match="no piece for '你'"):
         ListTokenizer(TOKENS).encode("我你")
     with pytest.raises(InputError, match="no piece for 'x'"):
         ListTokenizer(TOKENS).encode("hexo")
+    with pytest.raises(InputError, match="no piece for 'x'"):
+        ListTokenizer(["hel@@", "he@@", "ll@@", "o"]).encode("hellxo")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ class TokenTask(TextTask):
         return self.log_training(losses, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loss, word errors of each decoder, and the codes that came."""
+        """Loss, errors of each decoder, and the codes that came."""
         tokens, lengths = self.quantized(batch)
         heard = self.listener(tokens.values, lengths)
         losses = self.losses(batch, heard, lengths, tokens.loss)
@@ -123,7 +123,7 @@ class TokenTask(TextTask):
             self.count_edits(name, batch, texts)
 
     def on_validation_epoch_end(self) -> None:
-        """Word error rate of each decoder (`val/wer` is the first one's) and use of codes, over all processes."""
+        """Error rates of each decoder and use of codes, over all processes."""
         super().on_validation_epoch_end()
         usage = Usage(self.model.size).to(self.device)
         for codes in self._codes:

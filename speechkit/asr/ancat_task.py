@@ -169,7 +169,7 @@ class AncatTask(RecognitionTask):
         self.log("val/algorithmic_ms", mean, batch_size=count, sync_dist=True, add_dataloader_idx=False, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Word error rates, over all processes."""
+        """Error rates, over all processes."""
         settled = self.error_rate(self.model.decoders[0])
         if self.global_step < self.phases.hard:
             settled = torch.full_like(settled, torch.inf)

@@ -1,6 +1,7 @@
 """Emission delay: how long after a word was said a stream gives its last token."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from speechkit.asr.acoustic import Context
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.streaming.state import Streaming
-from speechkit.text import Tokenizer, steps_for_ctc
+from speechkit.text import UNSPACED, Tokenizer, steps_for_ctc
 
 Emission = tuple[int, int]  # token, encoder step
 
@@ -29,7 +30,7 @@ class Delay:
 
     A token is emitted when the audio that its call waits for has come: the end of its chunk, the look-ahead, the front
     end's window, and no later than the end of the audio. The time to compute it (see the real-time factor) comes on
-    top. Only words that were recognised count: those that jiwer aligns with an equal word of the reference.
+    top. Only words that were recognised count: those that jiwer aligns with an equal word of the reference (`divided`).
     """
 
     mean: float
@@ -56,6 +57,25 @@ def arrival(module: Streaming[Any], step: int, inputs: int) -> int:
     return min(module.first + calls * module.chunk, inputs)
 
 
+def divided(text: str, tokenizer: Tokenizer) -> list[str]:
+    """The words of a text: those between spaces, and where a script has none those of the tokenizer's groups.
+
+    Of such a script there are none where the tokenizer lacks a character.
+    """
+    if not re.search(f"[{UNSPACED}]", text):
+        return text.split()
+    try:
+        return [word for word, _ in _grouped(tokenizer.encode(text), tokenizer)]
+    except InputError:
+        return []
+
+
+def _grouped(tokens: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
+    """Every word of the tokens, and their positions."""
+    groups = ((tokenizer.decode([tokens[i] for i in group]).strip(), group) for group in tokenizer.groups(tokens))
+    return [(word, group) for word, group in groups if word]
+
+
 def delays_ms(
     module: Streaming[Any],
     emitted: Sequence[Emission],
@@ -68,23 +88,20 @@ def delays_ms(
 ) -> list[float]:
     """Delay of every recognised word of an utterance: what a stream of `module` emitted against the words' ends.
 
-    An output of the module has `grouped` steps.
+    An output of the module has `grouped` steps. There is none where the ends are those of another division into words.
     """
-    tokens = [token for token, _ in emitted]
-    groups = tokenizer.groups(tokens)
-    said = [tokenizer.decode([tokens[i] for i in group]).strip() for group in groups]
-    groups = [group for group, word in zip(groups, said, strict=True) if word]
-    said = [word for word in said if word]
-    if not said or not text:
+    said = _grouped([token for token, _ in emitted], tokenizer)
+    words = divided(text, tokenizer)
+    if not said or not words or len(words) != len(ends_s):
         return []
     found = []
-    for part in jiwer.process_words(text, " ".join(said)).alignments[0]:
+    for part in jiwer.process_words(" ".join(words), " ".join(word for word, _ in said)).alignments[0]:
         if part.type != "equal":
             continue
         for reference, heard in zip(
             range(part.ref_start_idx, part.ref_end_idx), range(part.hyp_start_idx, part.hyp_end_idx), strict=True
         ):
-            step = emitted[groups[heard][-1]][1]
+            step = emitted[said[heard][1][-1]][1]
             found.append(1000 * (arrival(module, step // grouped, samples) / rate - ends_s[reference]))
     return found
 
@@ -111,9 +128,11 @@ class Aligner:
     def word_ends(self, wave: Tensor, text: str) -> list[float] | None:
         """End of every word in seconds; None for a text that is longer than the audio or not the tokenizer's language.
 
+        The words are those of `divided`.
+
         Args:
             wave: (samples,) at the model's rate.
-            text: normalised, words apart by single spaces.
+            text: normalised.
         """
         model, tokenizer = self.transcriber.model, self.transcriber.tokenizer
         lengths = torch.tensor([len(wave)], device=wave.device)
@@ -123,7 +142,7 @@ class Aligner:
         except InputError:
             return None
         groups = tokenizer.groups(tokens)
-        if not tokens or steps_for_ctc(tokens) > steps.shape[1] or len(groups) != len(text.split()):
+        if not tokens or steps_for_ctc(tokens) > steps.shape[1] or len(groups) != len(divided(text, tokenizer)):
             return None
         targets = torch.tensor([tokens], device=steps.device)
         labels, scores = forced_align(self.head(steps).float(), targets, blank=self.head.blank)

@@ -162,7 +162,7 @@ class ParaformerTask(TextTask):
         return self.log_training(self._objective(self.hear(batch), batch), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loss, and word errors, under the first context."""
+        """Loss, and errors of the texts, under the first context."""
         heard = self.hear(batch)
         parts = self._objective(heard, batch)
         self.log("val/loss", parts["loss"], batch_size=len(batch.wave), sync_dist=True, add_dataloader_idx=False)

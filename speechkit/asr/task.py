@@ -20,6 +20,11 @@ from speechkit.data.collate import Batch
 from speechkit.nn.masks import valid_mask
 from speechkit.text import Tokenizer
 
+RATES: dict[str, Callable[[list[str], list[str]], jiwer.WordOutput | jiwer.CharacterOutput]] = {
+    "wer": jiwer.process_words,
+    "cer": jiwer.process_characters,  # the spaces between words are some
+}
+
 
 class TextTask(LightningModule, ABC):
     """Learns to say the text of a batch in one or several ways.
@@ -28,7 +33,7 @@ class TextTask(LightningModule, ABC):
         tokenizer: text to token ids and back.
         optimizer: takes the parameters.
         scheduler: takes the optimizer; stepped after every optimizer step.
-        decoders: names of the ways; `val/wer` is the first one's.
+        decoders: names of the ways; `val/wer` and `val/cer` are the first one's.
         seed: every step's random draws are a function of it and the step's number, so that a resumed run goes on as
             an unbroken one would.
     """
@@ -47,7 +52,7 @@ class TextTask(LightningModule, ABC):
         widths = torch.tensor([float(len(piece)) for piece in tokenizer.pieces])
         self.register_buffer("widths", widths, persistent=False)
         self.widths: Tensor
-        self.edits = {name: [0, 0] for name in decoders}
+        self.edits = {name: {rate: [0, 0] for rate in RATES} for name in decoders}
         self._samples: Tensor | int = 0
         self._clock = time.monotonic()
 
@@ -88,23 +93,25 @@ class TextTask(LightningModule, ABC):
             self._samples, self._clock = 0, now
 
     def count_edits(self, decoder: str, batch: Batch, texts: list[str]) -> None:
-        """Adds the word errors of one way to say a batch."""
-        measured = jiwer.process_words(list(batch.texts), texts)
-        self.edits[decoder][0] += measured.substitutions + measured.deletions + measured.insertions
-        self.edits[decoder][1] += measured.substitutions + measured.deletions + measured.hits
+        """Adds the word and character errors of one way to say a batch."""
+        for rate, process in RATES.items():
+            measured, counts = process(list(batch.texts), texts), self.edits[decoder][rate]
+            counts[0] += measured.substitutions + measured.deletions + measured.insertions
+            counts[1] += measured.substitutions + measured.deletions + measured.hits
 
     def on_validation_epoch_end(self) -> None:
-        """Word error rate of each way, over all processes."""
-        for i, (name, counts) in enumerate(self.edits.items()):
-            rate = self.error_rate(name)
-            self.log(f"val/wer_{name}", rate, rank_zero_only=False)
-            if i == 0:
-                self.log("val/wer", rate, prog_bar=True)
-            counts[:] = [0, 0]
+        """Word and character error rates of each way, over all processes."""
+        for i, (name, edits) in enumerate(self.edits.items()):
+            for rate, counts in edits.items():
+                value = self.error_rate(name, rate)
+                self.log(f"val/{rate}_{name}", value, rank_zero_only=False)
+                if i == 0:
+                    self.log(f"val/{rate}", value, prog_bar=True)
+                counts[:] = [0, 0]
 
-    def error_rate(self, decoder: str) -> Tensor:
-        """Word errors per word of one way to say what was counted, over all processes."""
-        total = torch.tensor(self.edits[decoder], dtype=torch.float64, device=self.device)
+    def error_rate(self, decoder: str, rate: str = "wer") -> Tensor:
+        """Errors per word or character of one way to say what was counted, over all processes."""
+        total = torch.tensor(self.edits[decoder][rate], dtype=torch.float64, device=self.device)
         if self.trainer.world_size > 1:
             total = self.all_gather(total).sum(0)  # type: ignore[union-attr]
         return (total[0] / total[1].clamp(min=1)).float()
@@ -201,11 +208,11 @@ class RecognitionTask(TextTask):
         return self.log_training(self._losses(batch, *self.encode(batch)), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loss, and word errors of every head under the first context."""
+        """Loss, and errors of every head under the first context."""
         self.validate(batch, *self.encode(batch))
 
     def validate(self, batch: Batch, encoder: Tensor, lengths: Tensor) -> None:
-        """Logs the loss and counts word errors of encoder steps (batch, steps, dim)."""
+        """Logs the loss and counts errors of encoder steps (batch, steps, dim)."""
         losses = self._losses(batch, encoder, lengths)
         self.log("val/loss", losses["loss"], batch_size=len(batch.wave), sync_dist=True, add_dataloader_idx=False)
         for name in self.model.decoders:

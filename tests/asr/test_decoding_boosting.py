@@ -4,10 +4,14 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
+from speechkit.asr.ctc import CtcHead
 from speechkit.asr.decoding.boosting import PhraseBooster
+from speechkit.asr.decoding.ctc_beam import CtcBeam
 from speechkit.errors import InputError
 from speechkit.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, train_sentencepiece
+from speechkit.token_list import ListTokenizer
 from tests.asr.toy import TOKENIZER, spoken, transcribe
 
 DECODERS = ["ctc", "rnnt", "ctc beam", "rnnt beam"]
@@ -83,6 +87,44 @@ def test_phrases_in_pieces_pay_at_word_ends(tmp_path: Path) -> None:
         len(tokenizer.encode("new york")) + len(tokenizer.encode("art"))
     )
     assert _total(booster, tokenizer, "yes new is yes") == pytest.approx(0.0)
+
+
+LIST = ListTokenizer(["一", "丁", "七", "万", "he@@", "llo", "art", "sm@@", "ist"])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "gains", "end"),
+    [
+        ("一 丁 七 万", [2, 2, 0, 0], 0),
+        ("一 七 丁 万", [2, -2, 0, 0], 0),
+        ("七 一 丁", [0, 2, 2], 0),
+        ("一 一 丁 一", [2, 0, 2, 2], -2),
+        ("he@@ llo art 万", [2, 2, 2, 0], 0),
+        ("he@@ art ist", [2, -2, 0], 0),  # "heart": no phrase begins inside a word
+        ("sm@@ art", [0, 0], 0),
+        ("sm@@ he@@ llo art", [0, 0, 0, 2], 0),
+    ],
+)
+def test_phrases_in_a_list_of_tokens_keep_their_gain(pieces: str, gains: list[float], end: float) -> None:
+    booster = PhraseBooster(LIST, ["一丁", "hello", "art"], 2.0)
+    state, found = booster.start(), []
+    for piece in pieces.split():
+        gain, state = booster.score(state, LIST.pieces.index(piece))
+        found.append(gain)
+    assert found == pytest.approx(gains)
+    assert booster.finish(state) == pytest.approx(end)
+
+
+def test_a_beam_over_a_list_of_tokens_finds_a_phrase_in_the_midst() -> None:
+    head = CtcHead(LIST.vocab_size + 1, LIST.vocab_size)
+    head.out.weight.data = torch.eye(LIST.vocab_size + 1)
+    head.out.bias.data.zero_()
+    steps = torch.zeros(4, LIST.vocab_size + 1)
+    for step, heard in enumerate(({"七": 9.0}, {"一": 9.0}, {"七": 7.0, "丁": 6.5}, {"万": 9.0})):
+        for piece, logit in heard.items():
+            steps[step, LIST.pieces.index(piece)] = logit
+    assert LIST.decode(CtcBeam(head)(steps)[0].tokens) == "七一七万"
+    assert LIST.decode(CtcBeam(head, scorers=[PhraseBooster(LIST, ["一丁"], 1.0)])(steps)[0].tokens) == "七一丁万"
 
 
 def test_impossible_phrases_are_named() -> None:

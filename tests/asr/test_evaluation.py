@@ -16,9 +16,12 @@ from speechkit.asr.latency import Aligner, Delay, arrival, delays_ms, summary
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.streaming.stream import Stream
-from speechkit.text import CharTokenizer
+from speechkit.text import CharTokenizer, Tokenizer
+from speechkit.token_list import ListTokenizer
 from tests.asr import tiny
 from tests.asr.toy import TOKENIZER, ctc, spoken
+
+CHINESE = ListTokenizer(["<s>", "我", "们", "he@@", "llo", "去"])  # 我 has the id of the toy's "a"
 
 
 def recognizer(contexts: list[list[int]] | None = None, **encoder: object) -> Transcriber:
@@ -138,9 +141,9 @@ class Heard(nn.Module):
         return self.logits[None], torch.tensor([len(self.logits)])
 
 
-def aligner(*steps: str) -> Aligner:
+def aligner(*steps: str, tokenizer: Tokenizer = TOKENIZER) -> Aligner:
     model = Heard(spoken(*steps))
-    return Aligner(cast("Transcriber", SimpleNamespace(model=model, tokenizer=TOKENIZER, rate=1000)))
+    return Aligner(cast("Transcriber", SimpleNamespace(model=model, tokenizer=tokenizer, rate=1000)))
 
 
 def test_words_end_with_the_step_of_their_last_letter() -> None:
@@ -148,6 +151,12 @@ def test_words_end_with_the_step_of_their_last_letter() -> None:
     assert found.word_ends(torch.zeros(720), "ab c") == pytest.approx([0.4, 0.64])
     assert cast("Heard", found.transcriber.model).seen == (-1, 3), "the alignment is of the longest context"
     assert aligner("a", "b").word_ends(torch.zeros(150), "ab") == [0.15], "no later than the end of the audio"
+
+
+def test_characters_of_a_script_without_spaces_are_words() -> None:
+    found = aligner("_", "a", "_", "b", "c", "_", "d", tokenizer=CHINESE)
+    assert found.word_ends(torch.zeros(720), "我们 hello") == pytest.approx([0.16, 0.32, 0.56])
+    assert found.word_ends(torch.zeros(720), "你们") is None, "no character of the tokenizer"
 
 
 @pytest.mark.parametrize("text", ["abcd", "aa", "été", ""])
@@ -174,6 +183,17 @@ def test_only_recognised_words_have_a_delay() -> None:
     found = delays_ms(Grid, letters, "ab y cd", ends, TOKENIZER, 650, 1000)  # type: ignore[arg-type]
     assert found == pytest.approx([111 - 50, 650 - 400])
     assert delays_ms(Grid, [], "ab", [0.1], TOKENIZER, 650, 1000) == []  # type: ignore[arg-type]
+
+
+def test_recognised_characters_of_a_script_without_spaces_have_a_delay() -> None:
+    emitted = [(CHINESE.encode(word)[-1], step) for step, word in ((0, "我"), (2, "去"), (6, "hello"))]
+    found = delays_ms(Grid, emitted, "我们 hello", [0.05, 0.2, 0.4], CHINESE, 650, 1000)  # type: ignore[arg-type]
+    assert found == pytest.approx([111 - 50])  # "llo" alone is no hello
+    emitted.insert(2, (CHINESE.pieces.index("he@@"), 5))
+    found = delays_ms(Grid, emitted, "我们 hello", [0.05, 0.2, 0.4], CHINESE, 650, 1000)  # type: ignore[arg-type]
+    assert found == pytest.approx([111 - 50, 650 - 400])
+    assert delays_ms(Grid, emitted, "我们 hello", [0.05, 0.4], CHINESE, 650, 1000) == []  # type: ignore[arg-type]
+    assert delays_ms(Grid, emitted, "你", [0.05], CHINESE, 650, 1000) == []  # type: ignore[arg-type]
 
 
 def test_delays_are_summed_up() -> None:

@@ -168,9 +168,7 @@ def test_a_conformer_refuses_blocks_that_overlap_or_that_it_does_not_have() -> N
         paraformer(((0, 3, 2, 2, 1),), "conformer")
     others: Any = {"causal": False}, {"style": "regular", "contexts": [(6, 1)]}
     for options in others:
-        encoder = ConformerBlocks(
-            ConformerEncoder(n_mels=8, dim=8, layers=1, heads=2, subsampling_channels=2, **options)
-        )
+        encoder = ConformerBlocks(ConformerEncoder(8, 8, 1, 2, subsampling_channels=2, **options))
         encoder.context(WHOLE)
         with pytest.raises(ValueError, match="only a causal Conformer"):
             encoder.context(Grid(0, 3, 0, 2, 1))

@@ -67,6 +67,7 @@ def test_a_recipe_ends_with_scores_of_whole_utterances_and_streams(run: Run, tmp
 
 def test_characters_and_half_as_long_steps(run: Run, tmp_path: Path) -> None:
     run("recipe=aishell_paraformer", f"out={tmp_path}", "data.test=[]", "callbacks.samples=null")
+    assert list(tmp_path.glob("checkpoints/step3-cer*.ckpt")), "checkpoints are chosen by characters"
     model = speechkit.load(tmp_path / "release")
     assert isinstance(model.tokenizer, ListTokenizer)
     assert {len(piece.removesuffix("@@")) for piece in model.tokenizer.pieces} == {1}

@@ -71,7 +71,15 @@ def test_it_ends_with_scores_through_codes_and_a_release_that_loads(run: tuple[P
     assert config["api"] == "speechkit.codecs.s3.SpeechTokenizer"
     rows = [row for file in out.glob("csv/*/metrics.csv") for row in csv.DictReader(file.open())]
     names = {name for row in rows for name, value in row.items() if value}
-    assert {"train/ctc", "train/attention", "val/wer", "val/utilization", "val/perplexity"} <= names
+    assert {
+        "train/ctc",
+        "train/attention",
+        "val/wer",
+        "val/cer",
+        "val/cer_attention",
+        "val/utilization",
+        "val/perplexity",
+    } <= names
 
 
 def test_another_run_goes_on_from_the_release(run: tuple[Path, str], tmp_path: Path) -> None:

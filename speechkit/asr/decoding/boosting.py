@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speechkit.errors import InputError
-from speechkit.text import WORD_START, Tokenizer, normalize
+from speechkit.text import Tokenizer, normalize
 
 LARGEST = 1000.0  # nats: what a booster sums up stays exact
 
@@ -17,31 +17,39 @@ class _Trie:
     """Phrases token by token, and the failure arcs of Aho and Corasick (1975); node 0 is the root.
 
     At a node `earned` of `paid` is safe, because phrases on the way there are whole. A phrase that ends at the node
-    itself (worth `whole`) is whole only if the next token starts a word.
+    itself (worth `whole`) is whole only if its word is over there. No phrase begins inside a word.
     """
 
-    def __init__(self, starts: list[bool]) -> None:
-        self.starts = starts  # whether each token of the vocabulary starts a word
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
         self.children: list[dict[int, int]] = [{}]
-        self.gain = [0.0]  # of the token that leads to the node
+        self.token = [-1]  # that leads to the node
+        self.gain = [0.0]  # of that token
         self.paid, self.earned, self.whole = [0.0], [0.0], [0.0]
         self.phrase = [False]  # a phrase ends here
 
     def child(self, node: int, token: int, gain: float) -> int:
         """The child by `token`, made where it is missing; of several gains the highest counts."""
         if token not in self.children[node]:
-            self.children[node][token] = len(self.children)
-            self.children.append({})
-            self.gain.append(gain)
-            self.phrase.append(False)
+            self.children[node][token] = self._add(token)
         child = self.children[node][token]
         self.gain[child] = max(self.gain[child], gain)
         return child
 
+    def _add(self, token: int) -> int:
+        self.children.append({})
+        self.token.append(token)
+        self.gain.append(0.0)
+        self.phrase.append(False)
+        return len(self.children) - 1
+
     def link(self) -> np.ndarray:
         """The next node of every token at every node, (nodes, vocab_size) int32, once all phrases are in."""
+        open_words = [not self.tokenizer.ends_word(token) for token in range(self.tokenizer.vocab_size)]
+        inside = self._add(-1) if any(open_words) else 0  # a word that belongs to no phrase
         nodes = len(self.children)
-        following = np.zeros((nodes, len(self.starts)), np.int32)
+        following = np.zeros((nodes, len(open_words)), np.int32)
+        following[[0, inside]] = np.where(open_words, inside, 0)
         self.paid, self.earned, self.whole = ([0.0] * nodes for _ in range(3))
         fail, queue = [0] * nodes, deque([0])
         while queue:
@@ -50,18 +58,20 @@ class _Trie:
                 following[node] = following[fail[node]]
                 self.whole[node] = max(self.whole[fail[node]], self.paid[node] if self.phrase[node] else 0.0)
             for token, child in self.children[node].items():
-                fail[child] = int(following[node, token]) if node else 0
+                fail[child] = int(following[node, token])
                 following[node, token] = child
                 # What a shorter phrase would gain here must not be less because a longer one begins before it.
                 self.gain[child] = max(self.gain[child], self.gain[fail[child]])
                 self.paid[child] = self.paid[node] + self.gain[child]
-                self.earned[child] = self.kept(node, self.starts[token])
+                self.earned[child] = self.kept(node, token)
                 queue.append(child)
         return following
 
-    def kept(self, node: int, starts: bool) -> float:
-        """What stays of `paid` when the match goes no further, and the next token starts a word or does not."""
-        return max(self.earned[node], self.whole[node]) if starts else self.earned[node]
+    def kept(self, node: int, following: int | None = None) -> float:
+        """What stays of `paid` when the match goes no further; None for the token after it at the end."""
+        if self.whole[node] > self.earned[node] and self.tokenizer.ends_word(self.token[node], following):
+            return self.whole[node]
+        return self.earned[node]
 
 
 class PhraseBooster(nn.Module):
@@ -94,7 +104,7 @@ class PhraseBooster(nn.Module):
             if not 0 <= value <= LARGEST:
                 raise InputError(f"the weight of a boosted phrase should be from 0 to {LARGEST:g} nats, got {value:g}")
         spaced = " " in tokenizer.pieces  # characters: words start after a token of their own
-        self._trie = _Trie([piece == " " if spaced else piece.startswith(WORD_START) for piece in tokenizer.pieces])
+        self._trie = _Trie(tokenizer)
         self.initial = self._trie.child(0, tokenizer.pieces.index(" "), 0.0) if spaced else 0
         self.tokens = self._insert(tokenizer, weight)
         self._following = self._trie.link()
@@ -130,12 +140,12 @@ class PhraseBooster(nn.Module):
         trie, node = self._trie, int(self._following[state, token])
         if token in trie.children[state]:
             return trie.gain[node], node
-        lost = trie.paid[state] - trie.kept(state, trie.starts[token])
+        lost = trie.paid[state] - trie.kept(state, token)
         return trie.paid[node] - trie.earned[node] - lost, node
 
     def finish(self, state: int) -> float:
         """Takes back what an unfinished phrase gained."""
-        return self._trie.kept(state, True) - self._trie.paid[state]
+        return self._trie.kept(state) - self._trie.paid[state]
 
 
 def _tokens(tokenizer: Tokenizer, phrase: str) -> list[int]:
