@@ -13,12 +13,14 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from speechkit.errors import InputError
 from speechkit.startup import CLOSED, INTERRUPTED, ctrl_c_raises, printing
 
+REFUSED = 2  # exit code for bad input
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk says that takes no more
 ABOUT = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"}  # flags that run nothing
 
@@ -26,17 +28,25 @@ ABOUT = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc
 def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Like `hydra.main`, with one readable sentence and exit code 2 for bad input, and 130 for Ctrl-C.
 
-    HYDRA_FULL_ERROR=1 shows where the sentence comes from.
+    A run of a sweep that is refused leaves the others to run. HYDRA_FULL_ERROR=1 shows where the sentence comes from.
     """
+    refused: list[int] = []  # runs of a sweep
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         def guarded(config: DictConfig) -> None:
             threading.excepthook = _thread_failed
             ctrl_c_raises()
-            with _one_sentence():
-                function(config)
+            job = HydraConfig.get()
+            try:
+                with _one_sentence():
+                    function(config)
+            except SystemExit as ended:
+                if ended.code != REFUSED or job.mode != RunMode.MULTIRUN:
+                    raise
+                refused.append(job.job.num)
 
         def main() -> None:
+            refused.clear()
             with printing(), _one_sentence():
                 if not ABOUT & set(sys.argv[1:]):
                     _refuse_bare_words(sys.argv[1:])
@@ -47,6 +57,8 @@ def entry_point(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                     print("speechkit train recipe=NAME --help lists the options of a recipe, --cfg job their values.")
                     return
                 hydra.main(version_base="1.3", config_path="pkg://speechkit.conf", config_name=name)(guarded)()
+                if refused:
+                    raise InputError(f"of the sweep these runs were refused: {', '.join(map(str, refused))}")
 
         return main
 
@@ -94,7 +106,7 @@ def _thread_failed(args: threading.ExceptHookArgs) -> None:
 def _said(error: Exception) -> int:
     sentence = str(error).splitlines()[0] if isinstance(error, OmegaConfBaseException) else error
     print(f"error: {sentence}", file=sys.stderr)
-    return 2
+    return REFUSED
 
 
 def check(name: str, overrides: list[str], sweep: bool = False) -> None:

@@ -95,6 +95,8 @@ def _run_folder(config: DictConfig) -> Iterator[Path]:
     if sweep and config.resume:
         raise InputError("a sweep begins new runs: go on with one of its runs without -m")
     own = Path(config.out, str(job.job.num)) if sweep else Path(config.out)
+    if not inherited and not config.resume and (any(own.glob("checkpoints/*.ckpt")) or (own / "release").exists()):
+        raise InputError(f"{own} holds a run: resume={own} goes on with it, another out=FOLDER begins a new one")
     out = writable(Path(inherited or config.resume or own))
     os.environ["SPEECHKIT_RUN"] = config.out = str(out)
     try:

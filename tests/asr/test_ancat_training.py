@@ -91,16 +91,29 @@ def test_a_conformer_becomes_an_ancat_whose_wait_is_measured(run: Run, conformer
     assert model.latencies_ms == [320.0]
 
 
-def test_runs_of_a_sweep_have_folders_of_their_own(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_a_sweep_have_folders_of_their_own_and_do_not_end_with_a_refused_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(RecognitionJob, "evaluate", lambda *_: [])
     short = ["trainer.max_steps=1", "data.valid=[]", "data.test=[]", "callbacks.best=null", "callbacks.samples=null"]
-    words = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "task.algorithmic_weight=0,2", "-m"]
-    said = run(f"out={tmp_path}", *short, *words)
-    assert "gates would be hard from step 3 on (task.phases.hard), but training ends at step 1" in said
-    configs = [yaml.safe_load((tmp_path / number / "config.yaml").read_text()) for number in "01"]
+    words = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "task.algorithmic_weight=0,-1,2", "-m"]
+    said = run(f"out={tmp_path}", *short, *words, code=2)
+    assert "weights and free steps must not be negative" in said
+    assert "of the sweep these runs were refused: 1" in said
+    configs = [yaml.safe_load((tmp_path / number / "config.yaml").read_text()) for number in "02"]
     assert [config["task"]["algorithmic_weight"] for config in configs] == [0, 2]
-    assert all((tmp_path / number / "release" / "model.safetensors").is_file() for number in "01")
+    assert all((tmp_path / number / "release" / "model.safetensors").is_file() for number in "02")
+    assert f"{tmp_path / '0'} holds a run: resume=" in run(f"out={tmp_path}", *short, *words, code=2)
     assert "a sweep begins new runs" in run(f"resume={tmp_path / '0'}", *words, code=2)
+
+
+def test_a_run_that_ends_before_gates_are_hard_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RecognitionJob, "evaluate", lambda *_: [])
+    short = ["trainer.max_steps=1", "data.valid=[]", "data.test=[]", "callbacks.best=null", "callbacks.samples=null"]
+    sentence = "gates would be hard from step 3 on (task.phases.hard), but training ends at step 1"
+    assert sentence in run(f"out={tmp_path}", *short)
 
 
 def test_only_schedulers_may_be_missing(tmp_path: Path) -> None:
