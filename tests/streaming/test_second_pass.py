@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from speechkit.asr.transcriber import Transcriber
+from speechkit.errors import InputError
+from speechkit.streaming.command import SetLatency, obey
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.engine import Engine
-from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial
+from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, Refused
 from speechkit.streaming.session import Session
 from speechkit.text import CharTokenizer
 from tests.asr.small_paraformer import paraformer
@@ -134,7 +136,26 @@ def test_a_model_of_one_context_has_one_pass() -> None:
     engine = Engine(Transcriber(paraformer((GRIDS[0],), rate=RATE, whole=False).float(), CharTokenizer(" abcdefgh")))
     wave = noise(3)
     assert engine.second(engine.context(None)) is None
-    assert of(run(engine, wave, again=True), Final)[0].text == of(run(engine, wave), Final)[0].text
+    assert of(run(engine, wave), Final)[0].text == engine.transcriber.transcribe(wave).text
+    with pytest.raises(InputError, match="no second pass at 80 ms: this is the model's longest"):
+        run(engine, wave, again=True)
+
+
+def test_a_look_ahead_without_a_second_pass_is_refused_and_changes_nothing() -> None:
+    engine = Engine(Transcriber(paraformer(GRIDS, rate=RATE, whole=False).float(), CharTokenizer(" abcdefgh")))
+    wave, shortest, longest = noise(4), *sorted(engine.transcriber.latencies_ms)
+    session = Session(engine, latency_ms=shortest, rules=NEVER, again=True)
+    obey(session, SetLatency(longest))
+    obey(session, SetLatency(-1))
+    session.push(wave[: 2 * RATE])
+    session.finalize()
+    session.push(wave[2 * RATE :])
+    session.finish()
+    engine.run([session])
+    events = session.events()
+    assert ["no second pass" in refused.reason for refused in of(events, Refused)] == [True, False]
+    parts = [wave[: 2 * RATE], wave[2 * RATE :]]
+    assert [final.text for final in of(events, Final)] == [engine.transcriber.transcribe(part).text for part in parts]
 
 
 def test_a_client_replaces_what_it_showed(engine: Engine) -> None:
