@@ -13,7 +13,6 @@ import numpy as np
 
 from speechkit import audio
 from speechkit.asr.acoustic import Context
-from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.segment import Segment
 from speechkit.asr.transcript import Transcript
 from speechkit.errors import InputError
@@ -23,7 +22,7 @@ from speechkit.streaming.vad import RATE, Vad
 from speechkit.text import join_words
 
 if TYPE_CHECKING:
-    from speechkit.streaming.engine import Engine
+    from speechkit.streaming.engine import Boosters, Engine
 
 
 LONGEST_AGAIN_S = 60.0  # a longer segment is not heard a second time
@@ -58,10 +57,11 @@ class Session:
         rate: of what is pushed, Hz.
         latency_ms: look-ahead; the engine's where none is given.
         rules: when a segment ends.
-        booster: phrases to favour.
+        booster: phrases to favour, of `Engine.booster`.
         vad: says from the sound itself where speech begins and ends; no segment ends while somebody speaks, but of
             the longest length. Without it speech is where the decoder emits words.
-        again: whether a segment that is over is heard a second time, whole, at the model's longest context.
+        again: whether a segment that is over is heard a second time, whole, by the engine's second model or, where it
+            has none, at the model's longest context.
 
     Raises:
         InputError: the rate, look-ahead or voice activity detection cannot be had, or a second hearing would be the
@@ -74,7 +74,7 @@ class Session:
         rate: int | None = None,
         latency_ms: float | None = None,
         rules: EndpointRules | None = None,
-        booster: PhraseBooster | None = None,
+        booster: "Boosters | None" = None,
         vad: Vad | None = None,
         again: bool = False,
     ) -> None:
@@ -126,7 +126,7 @@ class Session:
         """
         self._next = (self._context(latency_ms), self._next[1])
 
-    def set_booster(self, booster: PhraseBooster | None) -> None:
+    def set_booster(self, booster: "Boosters | None") -> None:
         """Changes the phrases to favour at the next segment."""
         self._next = (self._next[0], booster)
 
@@ -218,7 +218,7 @@ class Session:
             raise ValueError("no segment waits for a second hearing")
         said = closing.said
         if rows is not None:
-            segment = Segment(self.engine.tokenizer, self.engine.timing, self._border / self.rate)
+            segment = self.engine.segment_again(self._border / self.rate)
             segment.append(rows, closing.heard_s)
             again = segment.transcript(closing.heard_s)
             said = again if again.text else said  # what was shown cannot be taken back altogether
