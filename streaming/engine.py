@@ -171,15 +171,15 @@ class Engine:
     def step(self, sessions: Sequence["Session"]) -> dict["Session", Exception]:
         """One call for each of the sessions, which must be ready: those of one look-ahead together.
 
+        Of those that wait for a second hearing only the first has it, after all calls: a minute of sound takes long.
+
         Returns:
             The sessions that failed, and why. Where a call for several fails, each is tried alone: one that the model
             cannot bear ends by itself.
         """
         failed: dict[Session, Exception] = {}
         first = [session for session in sessions if session.closing is None]
-        for session in sessions:
-            if session.closing is not None:
-                session.revise(self._again(session))
+        closing = [session for session in sessions if session.closing is not None]
         for context in dict.fromkeys(session.context for session in first):
             group, work = self._taken([session for session in first if session.context == context], failed)
             for session, found in zip(group, self._tried(context, group, work), strict=True):
@@ -190,6 +190,11 @@ class Engine:
                     session.give(found.tokens, found.steps, found.last)
                 except Exception as error:
                     failed[session] = error
+        for session in closing[:1]:
+            try:
+                session.revise(self._again(session))
+            except Exception as error:
+                failed[session] = error
         return failed
 
     def _again(self, session: "Session") -> list[list[float]] | None:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
+from speechkit.streaming.batcher import Batcher
 from speechkit.streaming.command import Finish, SetLatency, Settings, obey
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.engine import Engine
@@ -92,6 +94,98 @@ def test_sessions_of_both_kinds_do_not_disturb_each_other(engine: Engine) -> Non
     for i, (session, wave) in enumerate(zip(sessions, waves, strict=True)):
         (final,) = of(session.events(), Final)
         assert final.text == engine.transcriber.transcribe(wave, latency_ms=None if i % 2 else 80).text
+
+
+def order(events: Sequence[Event]) -> list[tuple[Any, ...]]:
+    return [(e.segment, e.reason, getattr(e, "text", "")) for e in events if isinstance(e, Final | Endpoint)]
+
+
+def closing_and_others(engine: Engine) -> tuple[list[Session], list[Session]]:
+    """Three sessions whose segments wait for the second hearing, and two that have work for many calls."""
+    closing = [Session(engine, rules=NEVER, again=True) for _ in range(3)]
+    others = [Session(engine, rules=NEVER) for _ in range(2)]
+    for seed, session in enumerate(closing):
+        session.push(noise(2, seed))
+        session.finish()
+    while waiting := [session for session in closing if session.closing is None]:
+        engine.step(waiting)
+    for session in others:
+        session.push(noise(2, 9))
+    return closing, others
+
+
+def test_chunks_come_first_and_one_second_hearing_a_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    closing, others = closing_and_others(engine)
+    real, heard_before = engine._again, []
+
+    def again(session: Session) -> Any:
+        heard_before.append([other._taken for other in others])
+        return real(session)
+
+    monkeypatch.setattr(engine, "_again", again)
+    for done in range(1, 4):
+        assert engine.step([s for s in closing if not s.done] + others) == {}
+        assert [session.done for session in closing] == [i < done for i in range(3)]
+        assert heard_before[-1] == [other._taken for other in others]
+    assert len(heard_before) == 3
+    assert all(before[0] < after[0] for before, after in pairwise([[0], *heard_before]))
+    for seed, session in enumerate(closing):
+        assert of(session.events(), Final)[0].text == engine.transcriber.transcribe(noise(2, seed)).text
+
+
+def test_a_second_hearing_that_fails_ends_its_session_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    closing, others = closing_and_others(engine)
+
+    def refuse(rows: object) -> None:
+        raise RuntimeError("no such token")
+
+    monkeypatch.setattr(closing[0], "revise", refuse)
+    failed = engine.step(closing + others)
+    assert {session: str(error) for session, error in failed.items()} == {closing[0]: "no such token"}
+    assert all(other._taken > 0 for other in others)
+
+
+def test_what_others_said_is_told_before_a_second_hearing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = [Session(engine, rules=LENGTH, again=i < 3) for i in range(5)]
+    waves = [noise(4 if seed < 3 else 10, seed) for seed in range(5)]
+    untold: list[int] = []
+    steps: list[str] = []
+    real_again, real_call = engine._again, engine._call
+
+    def again(session: Session) -> Any:
+        untold.extend(len(other._events) for other in sessions if other is not session)
+        steps.append("again")
+        return real_again(session)
+
+    def call(*work: Any) -> Any:
+        steps.append("call")
+        return real_call(*work)
+
+    monkeypatch.setattr(engine, "_again", again)
+    monkeypatch.setattr(engine, "_call", call)
+    told: list[list[Event]] = [[] for _ in sessions]
+    over = [threading.Event() for _ in sessions]
+    batcher = Batcher(engine, max_batch=8, wait_ms=0)
+    for i, session in enumerate(sessions):
+
+        def tell(events: list[Event], error: Exception | None, i: int = i) -> None:
+            told[i] += events
+            if error is not None or isinstance(events[-1], Done):
+                over[i].set()
+
+        feed = batcher.open(session, tell)
+        feed.push(waves[i])
+        feed.do(Session.finish)
+    assert all(event.wait(60) for event in over)
+    batcher.close()
+    assert set(untold) == {0}
+    busy = steps[: len(steps) - steps[::-1].index("call")]
+    assert ("again", "again") not in pairwise(busy), "somebody has chunks until the last call"
+    for i, events in enumerate(told):
+        alone = run(engine, waves[i], rules=LENGTH, again=i < 3)
+        assert order(events) == order(alone)
+        said = [event.segment for event in events if isinstance(event, Partial | Final)]
+        assert said == sorted(said)
 
 
 def test_phrases_count_in_both_passes(engine: Engine) -> None:
