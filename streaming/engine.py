@@ -66,7 +66,11 @@ class Engine:
         if self.again.rate != self.rate:
             raise InputError(f"the second model takes {self.again.rate} Hz, and the first {self.rate}: they must agree")
         if not transcriber.latencies_ms:
-            raise InputError("this model was trained with full context: it cannot stream")
+            raise InputError(
+                "this model was trained with full context: it cannot stream, and what is served are streams, uploaded "
+                "files too; serve one with a limited look-ahead, with this as its second_model if you like, or hear "
+                "whole recordings with `speechkit transcribe`"
+            )
         self.decoder = decoder or self.model.decoders[0]
         self._plain: dict[Context, Greedy] = {}
         self._modules: dict[Context, Streaming[Any]] = {}

@@ -165,6 +165,7 @@ def test_bad_options_are_refused_in_a_sentence(
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "junk.pem").write_text("junk")
     (tmp_path / "short").write_text("secret\n")
+    full = release(tmp_path / "full", ((-1, -1),), causal=False)
     slow = other(tmp_path / "slow", sample_rate=8000, n_fft=256)
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
@@ -173,6 +174,7 @@ def test_bad_options_are_refused_in_a_sentence(
         junk = tmp_path / "junk.pem"
         cases = {
             (f"model={tmp_path / 'nowhere'}",): "nowhere",
+            (f"model={full}",): "serve one with a limited look-ahead, with this as its second_model if you like",
             (f"port={port}",): f"cannot listen at 127.0.0.1:{port}",
             ("port=123456",): "cannot listen at",
             (f"certificate={junk}", f"key={junk}"): "junk.pem cannot be used",
@@ -194,7 +196,7 @@ def test_bad_options_are_refused_in_a_sentence(
         monkeypatch.setattr(serve, "set_up", lambda level: None)  # the log is pytest's
         monkeypatch.setattr(serve, "load", functools.cache(serve.load))
         for options, sentence in cases.items():
-            words = [f"model={model}", *options] if "model" not in options[0] else list(options)
+            words = list(options) if options[0].startswith("model=") else [f"model={model}", *options]
             monkeypatch.setattr("sys.argv", ["serve", "threads=1", *words])
             with pytest.raises(SystemExit) as refused:
                 serve.main()
