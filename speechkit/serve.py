@@ -32,23 +32,31 @@ from speechkit.streaming.server.run import Address, check_certificate, serve
 LEVELS = ("debug", "info", "warning", "error")
 LOCAL = ("127.0.0.1", "localhost", "::1")
 OPTIONS: dict[str, Any] = {
-    "release": str | None, "device": str, "decoder": str | None, "latency_ms": float | None, "host": str, "port": int,
-    "certificate": str | None, "key": str | None, "tokens": str | None, "log": str, "log_text": bool, "workers": int,
-    "threads": int | None, "batch": int, "wait_ms": float,
+    "release": str | None, "second_model": str | None, "device": str, "decoder": str | None,
+    "latency_ms": float | None, "host": str, "port": int, "certificate": str | None, "key": str | None,
+    "tokens": str | None, "log": str, "log_text": bool, "workers": int, "threads": int | None, "batch": int,
+    "wait_ms": float,
 }  # fmt: skip
 
 
 def load(
-    release: str | None, device: str, decoder: str | None, latency_ms: float | None, threads: int, log: str = "info"
+    release: str | None,
+    device: str,
+    decoder: str | None,
+    latency_ms: float | None,
+    threads: int,
+    log: str = "info",
+    second_model: str | None = None,
 ) -> Engine:
     """The engine of a worker, whose log is set up too.
 
     Raises:
-        InputError: there is no such model, decoder or look-ahead.
+        InputError: there is no such model, decoder or look-ahead, or the second model cannot be beside it.
     """
     set_up(log)
     use_threads(threads)
-    engine = Engine(recogniser(release, device), decoder, latency_ms)
+    second = None if second_model is None else recogniser(second_model, device)
+    engine = Engine(recogniser(release, device), decoder, latency_ms, second)
     engine.warm()
     return engine
 
@@ -71,7 +79,14 @@ def _main(config: DictConfig) -> None:
     check_certificate(address)
     threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, config.workers))
     loading = functools.partial(
-        load, config.release, config.device, config.decoder, config.latency_ms, threads, config.log
+        load,
+        config.release,
+        config.device,
+        config.decoder,
+        config.latency_ms,
+        threads,
+        config.log,
+        config.second_model,
     )
     engine, metrics = loading(), Metrics()
     model = describe(engine, config.release)

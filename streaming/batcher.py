@@ -163,8 +163,9 @@ class Batcher:
             for feed in feeds:
                 self._take_in(feed)
             if self._pause() == 0:
-                ready = [feed for feed in feeds if feed.ready_at is not None and not feed.over]
-                self._step(sorted(ready, key=lambda feed: feed.ready_at or 0.0)[: self.max_batch])
+                self._step([feed for feed in _ready(feeds) if feed.session.closing is None][: self.max_batch])
+                # A second hearing takes long: what others said is told before, and they go on after each one.
+                self._step([feed for feed in _ready(feeds) if feed.session.closing is not None][:1])
 
     def _take_in(self, feed: Feed) -> None:
         try:
@@ -219,3 +220,9 @@ class Batcher:
         except Exception:
             log.exception("the owner of a session failed")
             self.drop(feed)
+
+
+def _ready(feeds: Sequence[Feed]) -> list[Feed]:
+    """Those that wait for their turn, the longest first."""
+    ready = [feed for feed in feeds if feed.ready_at is not None and not feed.over]
+    return sorted(ready, key=lambda feed: feed.ready_at or 0.0)

@@ -54,7 +54,7 @@ class AsyncClient:
         rate: of the audio, Hz.
         token: where the server wants one.
         options: further values of the protocol's `config`: ``latency_ms``, ``hotwords``, ``endpoint``, ``partials``,
-            ``words``, ``channels``.
+            ``words``, ``channels``, ``second_pass``.
         reconnect: whether to come back after a broken connection, as long as the server keeps the stream.
         ssl: a context for ``wss``; the system's where none is given.
     """

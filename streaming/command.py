@@ -28,7 +28,7 @@ class Settings:
         """The session.
 
         Raises:
-            InputError: the rate, look-ahead, phrases or voice activity detection cannot be had.
+            InputError: the rate, look-ahead, phrases, voice activity detection or second pass cannot be had.
         """
         booster, vad = engine.booster(self.phrases, self.weight), Vad() if self.vad else None
         return Session(engine, self.rate, self.latency_ms, self.rules, booster, vad, self.again)
@@ -74,12 +74,18 @@ def prepared(command: Command, engine: Engine) -> Callable[[Session], None]:
             case Finish():
                 return Session.finish
             case SetLatency(latency_ms):
-                engine.context(latency_ms)
-                return functools.partial(Session.set_latency, latency_ms=latency_ms)
+                return functools.partial(_set_latency, latency_ms=latency_ms)
             case SetPhrases(phrases, weight):
                 return functools.partial(Session.set_booster, booster=engine.booster(phrases, weight))
     except InputError as error:
         return functools.partial(Session.refuse, reason=str(error))
+
+
+def _set_latency(session: Session, latency_ms: float) -> None:
+    try:
+        session.set_latency(latency_ms)
+    except InputError as error:
+        session.refuse(str(error))
 
 
 def obey(session: Session, command: Command) -> None:

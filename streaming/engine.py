@@ -5,11 +5,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from speechkit.asr.acoustic import Context, Greedy
 from speechkit.asr.decoding.boosting import PhraseBooster
 from speechkit.asr.decoding.words import Timing
+from speechkit.asr.segment import Segment
 from speechkit.asr.transcriber import Phrases, Transcriber
 from speechkit.errors import InputError
 from speechkit.streaming.state import Chunk, Streaming, split, stack
@@ -30,6 +32,13 @@ class Result(NamedTuple):
     state: tuple[Any, Any]  # the encoder's and the decoder's
 
 
+class Boosters(NamedTuple):
+    """Phrases to favour, in the tokens of each hearing's model."""
+
+    first: PhraseBooster
+    again: PhraseBooster
+
+
 class Engine:
     """Everything that sessions share.
 
@@ -38,15 +47,30 @@ class Engine:
         decoder: ``rnnt``, ``ctc`` or ``nar``; the first that the model has where none is given.
         latency_ms: look-ahead of sessions that ask for none; the longest that the model streams with where none is
             given.
+        second: hears segments that are over a second time, with its first context and decoder; the same recogniser
+            does, at its longest context, where none is given.
 
     Raises:
-        InputError: the model cannot stream, or has no such decoder or look-ahead.
+        InputError: the model cannot stream, has no such decoder or look-ahead, or takes another rate than the second.
     """
 
-    def __init__(self, transcriber: Transcriber, decoder: str | None = None, latency_ms: float | None = None) -> None:
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        decoder: str | None = None,
+        latency_ms: float | None = None,
+        second: Transcriber | None = None,
+    ) -> None:
         self.transcriber, self.model = transcriber, transcriber.model
+        self.again = second or transcriber
+        if self.again.rate != self.rate:
+            raise InputError(f"the second model takes {self.again.rate} Hz, and the first {self.rate}: they must agree")
         if not transcriber.latencies_ms:
-            raise InputError("this model was trained with full context: it cannot stream")
+            raise InputError(
+                "this model was trained with full context: it cannot stream, and what is served are streams, uploaded "
+                "files too; serve one with a limited look-ahead, with this as its second_model if you like, or hear "
+                "whole recordings with `speechkit transcribe`"
+            )
         self.decoder = decoder or self.model.decoders[0]
         self._plain: dict[Context, Greedy] = {}
         self._modules: dict[Context, Streaming[Any]] = {}
@@ -78,7 +102,9 @@ class Engine:
         return self.model.context_at(self.default_ms if latency_ms is None else latency_ms)
 
     def second(self, context: Context) -> Context | None:
-        """The context at which a segment is heard a second time, the longest; None where the first one is it."""
+        """The context at which a segment is heard a second time; None where that would be the same again."""
+        if self.again is not self.transcriber:
+            return self.again.model.contexts[0]
         longest = max(self.model.contexts, key=self.model.latency_ms)
         return longest if self.model.latency_ms(longest) > self.model.latency_ms(context) else None
 
@@ -88,15 +114,22 @@ class Engine:
             self._modules[context] = self.model.streaming(context)
         return self._modules[context]
 
-    def booster(self, phrases: Phrases | None, weight: float = 2.0) -> PhraseBooster | None:
-        """Phrases to favour, checked against the tokenizer; errors as `Transcriber.booster`."""
-        with self._compiling:  # one at a time: Python shares one core between this and the model's thread
-            return self.transcriber.booster(phrases, weight)
+    def segment_again(self, start_s: float) -> Segment:
+        """What the second hearing of a segment says, nothing so far; times count from `start_s` of the stream."""
+        model = self.again.model
+        return Segment(self.again.tokenizer, Timing(model.step_ms, model.lead_ms), start_s)
 
-    def greedy(self, booster: PhraseBooster | None, context: Context) -> Greedy:
-        """The decoder at a context, with phrases to favour or without."""
+    def booster(self, phrases: Phrases | None, weight: float = 2.0) -> Boosters | None:
+        """Phrases to favour, checked against the tokenizers; errors as `Transcriber.booster`."""
+        with self._compiling:  # one at a time: Python shares one core between this and the model's thread
+            first = self.transcriber.booster(phrases, weight)
+            again = first if self.again is self.transcriber else self.again.booster(phrases, weight)
+        return None if first is None or again is None else Boosters(first, again)
+
+    def greedy(self, booster: Boosters | None, context: Context) -> Greedy:
+        """The first hearing's decoder at a context, with phrases to favour or without."""
         if booster is not None:
-            return self.transcriber.greedy(self.decoder, booster, context)
+            return self.transcriber.greedy(self.decoder, booster.first, context)
         if context not in self._plain:
             self._plain[context] = self.transcriber.greedy(self.decoder, context=context)
         return self._plain[context]
@@ -124,6 +157,12 @@ class Engine:
                 raise
             except Exception as error:
                 raise InputError(f"the model cannot be run at {latency_ms:g} ms: {error!r:.300}") from error
+        if self.again is not self.transcriber:
+            try:
+                with torch.inference_mode():
+                    self._whole(np.zeros(self.rate, np.float32), self.second(context))
+            except Exception as error:
+                raise InputError(f"the second model cannot be run: {error!r:.300}") from error
 
     def run(self, sessions: Iterable["Session"]) -> None:
         """Does all the work that sessions have; what fails for one is raised."""
@@ -136,15 +175,15 @@ class Engine:
     def step(self, sessions: Sequence["Session"]) -> dict["Session", Exception]:
         """One call for each of the sessions, which must be ready: those of one look-ahead together.
 
+        Of those that wait for a second hearing only the first has it, after all calls: a minute of sound takes long.
+
         Returns:
             The sessions that failed, and why. Where a call for several fails, each is tried alone: one that the model
             cannot bear ends by itself.
         """
         failed: dict[Session, Exception] = {}
         first = [session for session in sessions if session.closing is None]
-        for session in sessions:
-            if session.closing is not None:
-                session.revise(self._again(session))
+        closing = [session for session in sessions if session.closing is not None]
         for context in dict.fromkeys(session.context for session in first):
             group, work = self._taken([session for session in first if session.context == context], failed)
             for session, found in zip(group, self._tried(context, group, work), strict=True):
@@ -155,18 +194,28 @@ class Engine:
                     session.give(found.tokens, found.steps, found.last)
                 except Exception as error:
                     failed[session] = error
+        for session in closing[:1]:
+            try:
+                session.revise(self._again(session))
+            except Exception as error:
+                failed[session] = error
         return failed
 
     def _again(self, session: "Session") -> list[list[float]] | None:
-        """What a whole segment says at the longest context; None where the model cannot bear it."""
-        context = self.second(session.context)
+        """What a whole segment says the second time; None where the model cannot bear it."""
         try:
-            wave = torch.from_numpy(session.heard).to(self.model.device)[None]
-            steps, lengths = self.model.encode(wave, torch.tensor([wave.shape[1]], device=wave.device), context)
-            emitted = self.greedy(session.booster, context)(steps, lengths)
+            return self._whole(session.heard, self.second(session.context), session.booster)
         except Exception:
             log.exception("a segment could not be heard a second time")
             return None
+
+    def _whole(self, samples: np.ndarray, context: Context, booster: Boosters | None = None) -> list[list[float]]:
+        """Rows of token, step and log-probability of the second hearing."""
+        model = self.again.model
+        wave = torch.from_numpy(samples).to(model.device)[None]
+        steps, lengths = model.encode(wave, torch.tensor([wave.shape[1]], device=wave.device), context)
+        decoder = self.decoder if self.again is self.transcriber else None
+        emitted = self.again.greedy(decoder, booster and booster.again, context)(steps, lengths)
         rows: list[list[float]] = emitted.values[0, : int(emitted.lengths[0])].tolist()
         return rows
 

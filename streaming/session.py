@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from speechkit import audio
-from speechkit.asr.decoding.boosting import PhraseBooster
+from speechkit.asr.acoustic import Context
 from speechkit.asr.segment import Segment
 from speechkit.asr.transcript import Transcript
 from speechkit.errors import InputError
@@ -22,7 +22,7 @@ from speechkit.streaming.vad import RATE, Vad
 from speechkit.text import join_words
 
 if TYPE_CHECKING:
-    from speechkit.streaming.engine import Engine
+    from speechkit.streaming.engine import Boosters, Engine
 
 
 LONGEST_AGAIN_S = 60.0  # a longer segment is not heard a second time
@@ -57,10 +57,15 @@ class Session:
         rate: of what is pushed, Hz.
         latency_ms: look-ahead; the engine's where none is given.
         rules: when a segment ends.
-        booster: phrases to favour.
+        booster: phrases to favour, of `Engine.booster`.
         vad: says from the sound itself where speech begins and ends; no segment ends while somebody speaks, but of
             the longest length. Without it speech is where the decoder emits words.
-        again: whether a segment that is over is heard a second time, whole, at the model's longest context.
+        again: whether a segment that is over is heard a second time, whole, by the engine's second model or, where it
+            has none, at the model's longest context.
+
+    Raises:
+        InputError: the rate, look-ahead or voice activity detection cannot be had, or a second hearing would be the
+            same as the first.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class Session:
         rate: int | None = None,
         latency_ms: float | None = None,
         rules: EndpointRules | None = None,
-        booster: PhraseBooster | None = None,
+        booster: "Boosters | None" = None,
         vad: Vad | None = None,
         again: bool = False,
     ) -> None:
@@ -87,7 +92,7 @@ class Session:
         self._events: list[Event] = []
         self.segments = self._revision = 0
         self.closing: Closing | None = None  # waits for its second hearing
-        self._next = (engine.context(latency_ms), booster)
+        self._next = (self._context(latency_ms), booster)
         self._enter(0)
 
     def _enter(self, border: int) -> None:
@@ -114,10 +119,14 @@ class Session:
         self._append(self._resampler.push(audio.checked(samples)))
 
     def set_latency(self, latency_ms: float) -> None:
-        """Changes the look-ahead at the next segment; errors as `Engine.context`."""
-        self._next = (self.engine.context(latency_ms), self._next[1])
+        """Changes the look-ahead at the next segment.
 
-    def set_booster(self, booster: PhraseBooster | None) -> None:
+        Raises:
+            InputError: there is none so short, or at this one a second hearing would be the same as the first.
+        """
+        self._next = (self._context(latency_ms), self._next[1])
+
+    def set_booster(self, booster: "Boosters | None") -> None:
         """Changes the phrases to favour at the next segment."""
         self._next = (self._next[0], booster)
 
@@ -209,15 +218,26 @@ class Session:
             raise ValueError("no segment waits for a second hearing")
         said = closing.said
         if rows is not None:
-            segment = Segment(self.engine.tokenizer, self.engine.timing, self._border / self.rate)
+            segment = self.engine.segment_again(self._border / self.rate)
             segment.append(rows, closing.heard_s)
             again = segment.transcript(closing.heard_s)
             said = again if again.text else said  # what was shown cannot be taken back altogether
         self._closed(closing._replace(said=said))
 
+    def _context(self, latency_ms: float | None) -> Context:
+        """The context of a look-ahead, at which what was promised can be kept."""
+        context = self.engine.context(latency_ms)
+        if self._again and self.engine.second(context) is None:
+            longest = self.engine.model.latency_ms(context)
+            raise InputError(
+                f"there is no second pass at {longest:g} ms: this is the model's longest look-ahead, "
+                "and it would hear the same again"
+            )
+        return context
+
     @property
     def _hears_again(self) -> bool:
-        return self._again and self._heard_s <= LONGEST_AGAIN_S and self.engine.second(self.context) is not None
+        return self._again and self._heard_s <= LONGEST_AGAIN_S
 
     def _spoken_s(self) -> float | None:
         """Up to when in the segment there were words, or, after words, somebody spoke; None where there were none."""

@@ -91,6 +91,17 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     assert len(told.splitlines()) == 1
 
 
+def test_a_second_pass_that_cannot_be_had_is_said_in_a_sentence(
+    running: Running, recording: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPEECHKIT_TOKEN", TOKEN)
+    given = (recording, "--url", running.url, "--speed", 0, "--second-pass")
+    assert command(*given) == 2
+    assert capsys.readouterr().err.startswith(f"error: {running.url}: there is no second pass at 80 ms")
+    assert command(*given, "--latency-ms", 0) == 0
+    assert capsys.readouterr().out == running.text(heard(babble(3, seed=21)), 80) + "\n"
+
+
 def test_a_program_without_an_event_loop(running: Running) -> None:
     wave, events = heard(babble(4, seed=22)), []
     options = {"endpoint": {"trailing_s": None, "silence_s": None}}

@@ -34,7 +34,10 @@ def stream(
         bool | None, typer.Option(help="End a segment where there is silence; without it for --mic alone.")
     ] = None,
     second_pass: Annotated[
-        bool, typer.Option("--second-pass", help="Hear a segment again, whole, when it is over.")
+        bool,
+        typer.Option(
+            "--second-pass", help="Hear a segment again, whole, when it is over; an error where the server cannot."
+        ),
     ] = False,
     speed: Annotated[float, typer.Option(min=0, help="Times real time; 0: as fast as the server takes it.")] = 1.0,
     events: Annotated[bool, typer.Option("--json", help="Every event of the protocol, a JSON object a line.")] = False,

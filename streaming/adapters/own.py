@@ -158,6 +158,7 @@ class Own(Adapter):
             "rate": about.rate,
             "latency_ms": about.latency_ms,
             "latencies_ms": list(about.latencies_ms),
+            "second_pass": about.second_pass,
             "resume_s": about.resume_s,
             "server": about.server,
         }

@@ -90,6 +90,11 @@ class Live:
         return self.hall.model.latencies_ms
 
     @property
+    def second_pass(self) -> bool:
+        """Whether its segments are heard a second time; one for which they cannot be is never opened."""
+        return self.settings.again
+
+    @property
     def rate(self) -> int:
         """Of what is sent, Hz."""
         return self.settings.rate or self.hall.model.rate

@@ -20,7 +20,8 @@ import pytest
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from speechkit import hub, serve
-from tests.asr.tiny import babble, release
+from speechkit.text import CharTokenizer
+from tests.asr.tiny import SYMBOLS, babble, configuration, recognizer, release
 from tests.paths import ROOT, hear_ctrl_c
 from tests.server.serving import Talk, eventually, heard, make_engine, serving, texts
 
@@ -36,6 +37,13 @@ def log() -> Iterator[None]:
     handlers, level = list(logging.root.handlers), logging.root.level
     yield
     logging.root.handlers[:], logging.root.level = handlers, level
+
+
+def other(folder: Path, **front: int) -> Path:
+    """A release with weights of its own."""
+    config = configuration()
+    config["model"]["front"].update(front)
+    return hub.save(folder, config, recognizer(config, seed=5), CharTokenizer(SYMBOLS), "# Random")
 
 
 @contextmanager
@@ -142,12 +150,23 @@ def test_ctrl_c_drains_and_a_second_signal_ends_the_process(model: Path) -> None
         assert time.perf_counter() - begin < 6  # and not the 9 s that the minute takes
 
 
+def test_the_second_model_of_the_command_hears_what_is_over(model: Path, tmp_path: Path) -> None:
+    second, wave = other(tmp_path / "other"), babble(3, seed=3)
+    with process(model, f"second_model={second}", "workers=1") as (_, address):
+        with Talk(f"ws://{address}/v1/stream") as talk:
+            assert texts(talk.whole(wave, second_pass=True)) == [hub.load(second).transcribe(heard(wave)).text]
+        with Talk(f"ws://{address}/v1/stream") as talk:
+            assert texts(talk.whole(wave)) == [hub.load(model).transcribe(heard(wave)).text]
+
+
 def test_bad_options_are_refused_in_a_sentence(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: None
 ) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "junk.pem").write_text("junk")
     (tmp_path / "short").write_text("secret\n")
+    full = release(tmp_path / "full", ((-1, -1),), causal=False)
+    slow = other(tmp_path / "slow", sample_rate=8000, n_fft=256)
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
@@ -155,6 +174,7 @@ def test_bad_options_are_refused_in_a_sentence(
         junk = tmp_path / "junk.pem"
         cases = {
             (f"model={tmp_path / 'nowhere'}",): "nowhere",
+            (f"model={full}",): "serve one with a limited look-ahead, with this as its second_model if you like",
             (f"port={port}",): f"cannot listen at 127.0.0.1:{port}",
             ("port=123456",): "cannot listen at",
             (f"certificate={junk}", f"key={junk}"): "junk.pem cannot be used",
@@ -170,11 +190,13 @@ def test_bad_options_are_refused_in_a_sentence(
             ("limits=null",): "limits are set one by one",
             ("log=loud",): "log must be one of",
             ("latency_ms=-1",): "look-ahead",
+            (f"second_model={tmp_path / 'nobody'}",): "nobody",
+            (f"second_model={slow}",): "the second model takes 8000 Hz, and the first 16000",
         }
         monkeypatch.setattr(serve, "set_up", lambda level: None)  # the log is pytest's
         monkeypatch.setattr(serve, "load", functools.cache(serve.load))
         for options, sentence in cases.items():
-            words = [f"model={model}", *options] if "model" not in options[0] else list(options)
+            words = list(options) if options[0].startswith("model=") else [f"model={model}", *options]
             monkeypatch.setattr("sys.argv", ["serve", "threads=1", *words])
             with pytest.raises(SystemExit) as refused:
                 serve.main()

@@ -46,7 +46,7 @@ class Told:
     """What adapters are told of a session."""
 
     id, latency_ms, latencies_ms, rate, received, model, resume_s = "id", 80.0, (80.0,), 16_000, 0, "tiny", 30.0
-    server = "name"
+    server, second_pass = "name", False
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,25 @@ def test_a_stream_says_what_the_model_says_of_the_whole(running: Running, size: 
     assert talk.closed[0] == 1000
 
 
+def test_ready_says_whether_a_second_pass_comes_and_none_is_promised_in_vain(running: Running) -> None:
+    wave = babble(3, seed=3)
+    with Talk(running.url) as talk:
+        assert talk.config(latency_ms=0)["second_pass"] is False
+    with Talk(running.url) as talk:
+        ready = talk.config(latency_ms=0, second_pass=True)
+        talk.audio(wave)
+        talk.say(type="close")
+        events = talk.rest()
+    assert ready["second_pass"] is True
+    assert texts(events) == [running.text(heard(wave), 80)]
+    with Talk(running.url) as talk:
+        refused = talk.config(second_pass=True)
+        talk.rest()
+    assert (refused["type"], refused["code"], refused["fatal"]) == ("error", "bad_input", True)
+    assert "no second pass at 80 ms" in refused["message"]
+    assert talk.closed[0] == 1007
+
+
 def test_events_come_in_order(running: Running) -> None:
     with Talk(running.url) as talk:
         talk.config(endpoint={"longest_s": 1.5})

@@ -1,7 +1,10 @@
 """Two passes of one model: partials of a stream, and at a segment's end what the model says of the whole of it."""
 
 import json
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,9 +12,14 @@ import pytest
 import torch
 
 from speechkit.asr.transcriber import Transcriber
+from speechkit.errors import InputError
+from speechkit.streaming.batcher import Batcher
+from speechkit.streaming.command import Finish, SetLatency, Settings, obey
 from speechkit.streaming.endpoint import EndpointRules
 from speechkit.streaming.engine import Engine
-from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial
+from speechkit.streaming.event import Done, Endpoint, Event, Final, Partial, Refused
+from speechkit.streaming.pool import Pool, ThreadPool
+from speechkit.streaming.processes import ProcessPool
 from speechkit.streaming.session import Session
 from speechkit.text import CharTokenizer
 from tests.asr.small_paraformer import paraformer
@@ -88,11 +96,185 @@ def test_sessions_of_both_kinds_do_not_disturb_each_other(engine: Engine) -> Non
         assert final.text == engine.transcriber.transcribe(wave, latency_ms=None if i % 2 else 80).text
 
 
+def order(events: Sequence[Event]) -> list[tuple[Any, ...]]:
+    return [(e.segment, e.reason, getattr(e, "text", "")) for e in events if isinstance(e, Final | Endpoint)]
+
+
+def closing_and_others(engine: Engine) -> tuple[list[Session], list[Session]]:
+    """Three sessions whose segments wait for the second hearing, and two that have work for many calls."""
+    closing = [Session(engine, rules=NEVER, again=True) for _ in range(3)]
+    others = [Session(engine, rules=NEVER) for _ in range(2)]
+    for seed, session in enumerate(closing):
+        session.push(noise(2, seed))
+        session.finish()
+    while waiting := [session for session in closing if session.closing is None]:
+        engine.step(waiting)
+    for session in others:
+        session.push(noise(2, 9))
+    return closing, others
+
+
+def test_chunks_come_first_and_one_second_hearing_a_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    closing, others = closing_and_others(engine)
+    real, heard_before = engine._again, []
+
+    def again(session: Session) -> Any:
+        heard_before.append([other._taken for other in others])
+        return real(session)
+
+    monkeypatch.setattr(engine, "_again", again)
+    for done in range(1, 4):
+        assert engine.step([s for s in closing if not s.done] + others) == {}
+        assert [session.done for session in closing] == [i < done for i in range(3)]
+        assert heard_before[-1] == [other._taken for other in others]
+    assert len(heard_before) == 3
+    assert all(before[0] < after[0] for before, after in pairwise([[0], *heard_before]))
+    for seed, session in enumerate(closing):
+        assert of(session.events(), Final)[0].text == engine.transcriber.transcribe(noise(2, seed)).text
+
+
+def test_a_second_hearing_that_fails_ends_its_session_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    closing, others = closing_and_others(engine)
+
+    def refuse(rows: object) -> None:
+        raise RuntimeError("no such token")
+
+    monkeypatch.setattr(closing[0], "revise", refuse)
+    failed = engine.step(closing + others)
+    assert {session: str(error) for session, error in failed.items()} == {closing[0]: "no such token"}
+    assert all(other._taken > 0 for other in others)
+
+
+def test_what_others_said_is_told_before_a_second_hearing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = [Session(engine, rules=LENGTH, again=i < 3) for i in range(5)]
+    waves = [noise(4 if seed < 3 else 10, seed) for seed in range(5)]
+    untold: list[int] = []
+    steps: list[str] = []
+    real_again, real_call = engine._again, engine._call
+
+    def again(session: Session) -> Any:
+        untold.extend(len(other._events) for other in sessions if other is not session)
+        steps.append("again")
+        return real_again(session)
+
+    def call(*work: Any) -> Any:
+        steps.append("call")
+        return real_call(*work)
+
+    monkeypatch.setattr(engine, "_again", again)
+    monkeypatch.setattr(engine, "_call", call)
+    told: list[list[Event]] = [[] for _ in sessions]
+    over = [threading.Event() for _ in sessions]
+    batcher = Batcher(engine, max_batch=8, wait_ms=0)
+    for i, session in enumerate(sessions):
+
+        def tell(events: list[Event], error: Exception | None, i: int = i) -> None:
+            told[i] += events
+            if error is not None or isinstance(events[-1], Done):
+                over[i].set()
+
+        feed = batcher.open(session, tell)
+        feed.push(waves[i])
+        feed.do(Session.finish)
+    assert all(event.wait(60) for event in over)
+    batcher.close()
+    assert set(untold) == {0}
+    busy = steps[: len(steps) - steps[::-1].index("call")]
+    assert ("again", "again") not in pairwise(busy), "somebody has chunks until the last call"
+    for i, events in enumerate(told):
+        alone = run(engine, waves[i], rules=LENGTH, again=i < 3)
+        assert order(events) == order(alone)
+        said = [event.segment for event in events if isinstance(event, Partial | Final)]
+        assert said == sorted(said)
+
+
 def test_phrases_count_in_both_passes(engine: Engine) -> None:
     booster = engine.booster(["fade"], 30.0)
     events = run(engine, noise(3), again=True, booster=booster)
     assert "fade" in of(events, Partial)[-1].text
     assert "fade" in of(events, Final)[0].text
+
+
+def two_models() -> Engine:
+    """The second one whole alone, of other steps and pieces."""
+    first = Transcriber(paraformer(GRIDS, rate=RATE, whole=False).float(), CharTokenizer(" abcdefgh"))
+    second = Transcriber(paraformer((), "conformer", RATE).float(), CharTokenizer(" stuvwxyz"))
+    return Engine(first, second=second)
+
+
+@pytest.mark.parametrize("latency_ms", [None, 40])
+def test_the_final_text_is_the_second_model_s_of_the_segment_s_samples(latency_ms: float | None) -> None:
+    engine, wave = two_models(), noise(7, seed=1)
+    events = run(engine, wave, rules=LENGTH, again=True, latency_ms=latency_ms)
+    borders = [0.0, *(event.at_s for event in of(events, Endpoint))]
+    assert len(of(events, Final)) == len(borders) > 3
+    for final, begin, end in zip(of(events, Final), borders, [*borders[1:], 7.0], strict=True):
+        whole = engine.again.transcribe(wave[round(begin * RATE) : round(end * RATE)])
+        assert final.text == whole.text
+        assert len(whole.words) > 1
+        for word, alone in zip(final.words, whole.words, strict=True):
+            expected = replace(alone, start_s=alone.start_s + begin, end_s=alone.end_s + begin)
+            assert word.text == alone.text
+            assert (word.start_s, word.end_s) == pytest.approx((expected.start_s, expected.end_s), abs=1e-3)
+            assert word.confidence == pytest.approx(alone.confidence, abs=1e-4)
+        said = [event for event in of(events, Partial) if event.segment == final.segment]
+        assert final.revision == len(said) > 0
+        assert set("".join(event.text for event in said)) <= set(" abcdefgh")
+    plain = run(engine, wave, rules=LENGTH, latency_ms=latency_ms)
+    assert set("".join(final.text for final in of(plain, Final))) <= set(" abcdefgh")
+
+
+def test_samples_are_kept_for_the_second_model_alone() -> None:
+    engine, rules = two_models(), EndpointRules(trailing_s=None, silence_s=None, longest_s=4.0)
+    most = []
+    for again in (True, False):
+        session, kept = Session(engine, rules=rules, again=again), 0
+        for piece in noise(12).reshape(48, -1):
+            session.push(piece)
+            engine.run([session])
+            kept = max(kept, len(session._audio))
+        most.append(kept)
+    assert most[1] < 2 * RATE < most[0] < 6 * RATE
+
+
+def test_phrases_are_those_of_each_model_s_pieces() -> None:
+    engine = two_models()
+    with pytest.raises(InputError, match="fade"):
+        engine.booster(["fade"])
+    engine.again.tokenizer = CharTokenizer(" abcdefgh"[::-1])
+    booster = engine.booster(["fade"], 30.0)
+    events = run(engine, noise(3), again=True, booster=booster)
+    assert "fade" in of(events, Partial)[-1].text
+    assert of(events, Final)[0].text == engine.again.transcribe(noise(3), hotwords=["fade"], hotword_weight=30.0).text
+
+
+def test_models_of_two_rates_are_refused() -> None:
+    first, second = (Transcriber(paraformer(rate=rate).float(), CharTokenizer(" abcdefgh")) for rate in (RATE, 16_000))
+    with pytest.raises(InputError, match="second model takes 16000 Hz, and the first 8000"):
+        Engine(first, second=second)
+
+
+def test_threads_and_processes_have_the_second_model() -> None:
+    engine, wave = two_models(), noise(3)
+    pools: list[Pool] = [ThreadPool(engine), ProcessPool(1, two_models)]
+    try:
+        for pool in pools:
+            events: list[Event] = []
+            over = threading.Event()
+
+            def tell(some: list[Event], error: Exception | None, events: Any = events, over: Any = over) -> None:
+                events.extend(some)
+                if error is not None or isinstance(some[-1], Done):
+                    over.set()
+
+            handle = pool.open(Settings(rules=NEVER, again=True), tell)
+            handle.push(wave)
+            handle.do(Finish())
+            assert over.wait(60)
+            assert [final.text for final in of(events, Final)] == [engine.again.transcribe(wave).text]
+    finally:
+        for pool in pools:
+            pool.close()
 
 
 def test_what_fails_leaves_the_first_text(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +316,26 @@ def test_a_model_of_one_context_has_one_pass() -> None:
     engine = Engine(Transcriber(paraformer((GRIDS[0],), rate=RATE, whole=False).float(), CharTokenizer(" abcdefgh")))
     wave = noise(3)
     assert engine.second(engine.context(None)) is None
-    assert of(run(engine, wave, again=True), Final)[0].text == of(run(engine, wave), Final)[0].text
+    assert of(run(engine, wave), Final)[0].text == engine.transcriber.transcribe(wave).text
+    with pytest.raises(InputError, match="no second pass at 80 ms: this is the model's longest"):
+        run(engine, wave, again=True)
+
+
+def test_a_look_ahead_without_a_second_pass_is_refused_and_changes_nothing() -> None:
+    engine = Engine(Transcriber(paraformer(GRIDS, rate=RATE, whole=False).float(), CharTokenizer(" abcdefgh")))
+    wave, shortest, longest = noise(4), *sorted(engine.transcriber.latencies_ms)
+    session = Session(engine, latency_ms=shortest, rules=NEVER, again=True)
+    obey(session, SetLatency(longest))
+    obey(session, SetLatency(-1))
+    session.push(wave[: 2 * RATE])
+    session.finalize()
+    session.push(wave[2 * RATE :])
+    session.finish()
+    engine.run([session])
+    events = session.events()
+    assert ["no second pass" in refused.reason for refused in of(events, Refused)] == [True, False]
+    parts = [wave[: 2 * RATE], wave[2 * RATE :]]
+    assert [final.text for final in of(events, Final)] == [engine.transcriber.transcribe(part).text for part in parts]
 
 
 def test_a_client_replaces_what_it_showed(engine: Engine) -> None:
