@@ -40,7 +40,7 @@ class Closing(NamedTuple):
 
     reason: str
     border: int  # sample of the stream at which the next one begins
-    heard_s: float
+    length_s: float  # from the segment's border to the next one's
     said: Transcript
 
 
@@ -208,8 +208,9 @@ class Session:
 
     @property
     def heard(self) -> np.ndarray:
-        """All samples of the segment that waits for its second hearing."""
-        return self._audio[self._border - self._audio_start : self._taken - self._audio_start]
+        """Samples of the segment that waits for its second hearing, up to the next one: no word is said in both."""
+        end = self._taken if self.closing is None else self.closing.border
+        return self._audio[self._border - self._audio_start : end - self._audio_start]
 
     def revise(self, rows: list[list[float]] | None) -> None:
         """What came of the second hearing, emitted tokens as of `give`; None: nothing, and the first one counts."""
@@ -219,8 +220,8 @@ class Session:
         said = closing.said
         if rows is not None:
             segment = self.engine.segment_again(self._border / self.rate)
-            segment.append(rows, closing.heard_s)
-            again = segment.transcript(closing.heard_s)
+            segment.append(rows, closing.length_s)
+            again = segment.transcript(closing.length_s)
             said = again if again.text else said  # what was shown cannot be taken back altogether
         self._closed(closing._replace(said=said))
 
@@ -248,7 +249,8 @@ class Session:
 
     def _close(self, reason: str, border: int) -> None:
         """Ends the segment; what it said is heard again first, if that is wanted."""
-        closing = Closing(reason, border, self._heard_s, self._segment.transcript(self._heard_s))
+        length_s = (border - self._border) / self.rate
+        closing = Closing(reason, border, length_s, self._segment.transcript(self._heard_s))
         if self._hears_again and closing.said.text:
             self._tell()
             self.closing = closing

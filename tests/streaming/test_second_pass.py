@@ -84,6 +84,32 @@ def test_every_segment_is_heard_again_and_the_first_pass_is_as_without(engine: E
         assert said[-1].text == final.text
 
 
+class Early(EndpointRules):
+    """Ends a segment after a second, and lets the next one begin a quarter of a second before that."""
+
+    def reason(self, decoded_s: float, spoken_s: float | None) -> str | None:
+        return "trailing" if decoded_s >= 1.0 else None
+
+    def border_s(self, decoded_s: float, spoken_s: float | None) -> float:
+        return decoded_s - 0.25
+
+
+def test_second_hearings_part_the_sound_among_them(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ones may overlap: a segment that is over is known to be so after the next one has begun."""
+    wave, pieces = noise(6, seed=2), []
+    again = engine._again
+
+    def noted(session: Session) -> list[list[float]] | None:
+        pieces.append(session.heard)
+        return again(session)
+
+    monkeypatch.setattr(engine, "_again", noted)
+    finals = of(run(engine, wave, rules=Early(longest_s=None), again=True), Final)
+    assert len(finals) == len(pieces) > 4
+    assert np.array_equal(np.concatenate(pieces), wave)
+    assert all(one.end_s <= other.start_s for one, other in pairwise(finals))
+
+
 def test_sessions_of_both_kinds_do_not_disturb_each_other(engine: Engine) -> None:
     waves = [noise(2, seed) for seed in range(4)]
     sessions = [Session(engine, rules=NEVER, again=bool(i % 2)) for i in range(4)]
