@@ -217,6 +217,12 @@ def test_a_full_disk_is_said_in_a_sentence(model: Path, tmp_path: Path, monkeypa
     assert (tmp_path / "out" / META).read_text() == OURS, "the older export survives"
 
 
+def test_nothing_does_not_differ_from_nothing() -> None:
+    """What a model gives that hears no words in noise."""
+    nothing = torch.zeros(0, 9)
+    assert check.compared(None, "whole", [(nothing, nothing)]).difference == 0
+
+
 def test_not_a_number_is_a_difference() -> None:
     one, none = torch.zeros(3), torch.tensor([0.0, torch.nan, 0.0])
     assert math.isnan(check.compared(None, "ctc", [(one, none), (one, one)]).difference)
