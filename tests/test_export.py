@@ -22,7 +22,7 @@ from speechkit.commands.app import app
 from speechkit.errors import InputError
 from speechkit.onnx import META, check
 from speechkit.onnx.read import read
-from speechkit.onnx.release import export
+from speechkit.onnx.release import export, export_nemo
 from tests.asr import tiny
 
 
@@ -222,6 +222,15 @@ def test_nothing_does_not_differ_from_nothing() -> None:
     """What a model gives that hears no words in noise."""
     nothing = torch.zeros(0, 9)
     assert check.compared(None, "whole", [(nothing, nothing)]).difference == 0
+
+
+@pytest.mark.usefixtures("copies")
+def test_a_reference_s_arithmetic_is_not_exported(model: Path, tmp_path: Path) -> None:
+    reference = hub.load(model, compat="reference")
+    for how in (export, export_nemo):
+        with pytest.raises(InputError, match="loaded with compat='reference' cannot be exported: load it without"):
+            how(reference, tmp_path / "out", say=print)
+    assert not any(tmp_path.iterdir())
 
 
 def test_not_a_number_is_a_difference() -> None:

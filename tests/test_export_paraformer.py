@@ -137,6 +137,10 @@ def test_graphs_of_log_mel_features_say_the_same(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_or_read_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    reference = paraformer(rate=RATE).float()
+    reference.compat = "reference"
+    with pytest.raises(InputError, match="loaded with compat='reference' cannot be exported"):
+        export(Transcriber(reference, TOKENIZER), tmp_path / "other", ["fp32"], None, False, NOTHING, None)
     with pytest.raises(InputError, match="a SeACo-Paraformer cannot be exported: its bias decoder"):
         export(Transcriber(seaco(RATE)[1].float(), TOKENIZER), tmp_path / "other", ["fp32"], None, False, NOTHING, None)
     assert not (tmp_path / "other").exists()
