@@ -39,7 +39,7 @@ def quantize(path: Path, keep: Sequence[str] = ()) -> None:
 def halve(path: Path) -> None:
     """Replaces a graph by one that computes in half precision; what goes in and comes out stays in single precision.
 
-    Log-mel features stay in single precision: half has no numbers for the energy of silence.
+    Log-mel features stay in single precision: half has no numbers for the energy of silence, nor for Kaldi's samples.
     """
     model = onnx.load(path)
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -54,7 +54,20 @@ def halve(path: Path) -> None:
         half = convert_float_to_float16(
             model, keep_io_types=True, op_block_list=DEFAULT_OP_BLOCK_LIST, node_block_list=sorted(kept)
         )
+    _join(half.graph)
     onnx.save(half, path)
+
+
+def _join(graph: onnx.GraphProto) -> None:
+    """Takes out the half precision that the converter puts between any two nodes, those that stay in single too."""
+    casts = [(node, onnx.helper.get_node_attr_value(node, "to")) for node in graph.node if node.op_type == "Cast"]
+    halved = {node.output[0]: node for node, kind in casts if kind == onnx.TensorProto.FLOAT16}
+    for node, kind in casts:
+        if kind == onnx.TensorProto.FLOAT and node.input[0] in halved:
+            node.input[0] = halved[node.input[0]].input[0]
+    used = {name for node in graph.node for name in node.input} | {item.name for item in graph.output}
+    for name in halved.keys() - used:
+        graph.node.remove(halved[name])
 
 
 def reduce(path: Path, precision: str, keep: Sequence[str] = ()) -> None:

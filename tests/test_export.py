@@ -22,7 +22,7 @@ from speechkit.commands.app import app
 from speechkit.errors import InputError
 from speechkit.onnx import META, check
 from speechkit.onnx.read import read
-from speechkit.onnx.release import export
+from speechkit.onnx.release import export, export_nemo
 from tests.asr import tiny
 
 
@@ -123,8 +123,9 @@ def test_word_errors_are_compared_and_too_many_refused(model: Path, tmp_path: Pa
     texts = [transcriber.transcribe(wave.numpy(), latency_ms=80).text for wave in waves]
     count = sum(len(text.split()) for text in texts)
     recordings = [("babble", waves, texts)]
-    with pytest.raises(InputError, match=r"the int8 graphs make .* % more word errors, where 0.5 is allowed"):
+    with pytest.raises(InputError, match=r"the int8 graphs make .* % more word errors, where 0.5 is allowed") as failed:
         export(transcriber, tmp_path / "out", ["fp32", "int8"], recordings=recordings, say=said.append)
+    assert str(failed.value).endswith("; all precisions are written or none: leave out int8 to have fp32")
     assert f"fp32 babble ({count} words) rnnt 80 ms: WER 0.00 %, the model's 0.00 %" in said
     assert f"int8 babble ({count} words) ctc 0 ms" in "\n".join(said)
     assert not any((tmp_path / "out").iterdir()), "not even what had passed"
@@ -215,6 +216,21 @@ def test_a_full_disk_is_said_in_a_sentence(model: Path, tmp_path: Path, monkeypa
         export(hub.load(model), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / META).read_text() == OURS, "the older export survives"
+
+
+def test_nothing_does_not_differ_from_nothing() -> None:
+    """What a model gives that hears no words in noise."""
+    nothing = torch.zeros(0, 9)
+    assert check.compared(None, "whole", [(nothing, nothing)]).difference == 0
+
+
+@pytest.mark.usefixtures("copies")
+def test_a_reference_s_arithmetic_is_not_exported(model: Path, tmp_path: Path) -> None:
+    reference = hub.load(model, compat="reference")
+    for how in (export, export_nemo):
+        with pytest.raises(InputError, match="loaded with compat='reference' cannot be exported: load it without"):
+            how(reference, tmp_path / "out", say=print)
+    assert not any(tmp_path.iterdir())
 
 
 def test_not_a_number_is_a_difference() -> None:

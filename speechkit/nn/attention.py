@@ -22,6 +22,8 @@ def relative_positions(first: int, count: int, dim: int, like: Tensor) -> Tensor
 def relative_shift(scores: Tensor, keys: int) -> Tensor:
     """(..., queries, queries + keys - 1) by falling distance -> (..., queries, keys) (Dai et al. 2019, appendix B)."""
     queries, distances = scores.shape[-2:]
+    if isinstance(queries, torch.SymInt):  # of a graph that may have one: an entry before each row does the same
+        return F.pad(scores, (1, 0)).flatten(-2)[..., queries:].unflatten(-1, (queries, distances))[..., :keys]
     if queries == 1:
         return scores[..., :keys]
     # Row i begins at distance queries - 1 - i: with rows one entry shorter, every row begins at the first entry.
@@ -70,8 +72,7 @@ class RelativeAttention(nn.Module):
         by_position = (q + self.position_bias[:, None]) @ positions
         bias = relative_shift(by_position, k.shape[2]) * scale + bias
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(content, k, v, attn_mask=bias.to(content.dtype), dropout_p=dropout)
-        return self.out(x.transpose(1, 2).flatten(2))
+        return self.out(attended(content, k, v, bias.to(content.dtype), dropout).transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, bias: Tensor, sinusoids: Tensor) -> Tensor:
         """Arguments as of `forward` -> (batch, heads, queries, keys), which its fused attention never holds."""
@@ -84,6 +85,13 @@ class RelativeAttention(nn.Module):
         """(batch, time, dim), `attention_bias`, sinusoids from time - 1 down to 1 - time -> (batch, time, dim)."""
         q, k, v = self.project(x)
         return self.attend(q, k, v, self.project_positions(sinusoids), bias)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
+    """Queries (batch, heads, time, head_dim) over keys, with a bias of the scores -> the shape of the queries."""
+    if torch.compiler.is_exporting():  # graphs may have any number of queries, which the fused attention will not
+        return (q / math.sqrt(q.shape[-1]) @ k.mT + bias).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

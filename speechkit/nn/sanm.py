@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechkit.nn.attention import attended
 from speechkit.streaming.state import queue_pop
 
 EPSILON = 1e-12  # of the normalisations, as published
@@ -56,11 +57,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, heads: in
     visible = visible[:, None] if visible.dim() == 2 else visible
     lowest = torch.finfo(query.dtype).min / 2
     bias = torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, lowest)[:, None]
-    if torch.compiler.is_exporting():  # graphs may have any number of queries, which the fused attention will not
-        found = (q @ k.mT / math.sqrt(q.shape[-1]) + bias).softmax(-1) @ v
-    else:
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-    return found.transpose(1, 2).flatten(2) * visible.any(2)[..., None]
+    return attended(q, k, v, bias, dropout).transpose(1, 2).flatten(2) * visible.any(2)[..., None]
 
 
 class SanmAttention(nn.Module):

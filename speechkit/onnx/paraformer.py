@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from speechkit.asr.acoustic import check_decoder
@@ -15,9 +14,8 @@ from speechkit.asr.decoding.nar import NarBlocks, NarWhole, no_beam
 from speechkit.asr.decoding.scoring import Scorer
 from speechkit.asr.decoding.search import Search
 from speechkit.asr.transcriber import Transcriber
-from speechkit.fbank import KaldiFbank
-from speechkit.low_frame_rate import LowFrameRate, LowFrameRateFbank
 from speechkit.onnx.exported import Exported, with_tokenizer
+from speechkit.onnx.front import FrontEnd, front_of
 from speechkit.onnx.read import plain
 from speechkit.streaming.onnx import Interface, whole
 
@@ -25,7 +23,7 @@ from speechkit.streaming.onnx import Interface, whole
 class OnnxParaformer(Exported[Grid]):
     """A `Paraformer` as `meta.json` describes it; arguments as of `Exported`."""
 
-    front: LowFrameRateFbank
+    front: FrontEnd
 
     def __init__(self, meta: Mapping[str, Any], folder: Path, threads: int = 1, providers: Sequence[str] = ()) -> None:
         super().__init__(meta, folder, threads, providers)
@@ -36,7 +34,7 @@ class OnnxParaformer(Exported[Grid]):
             _check(grid, entry, folder)
         if not self.special or max(self.special) > self.vocab_size or not math.isfinite(self.lead_ms):
             raise ValueError(f"no model has the marks {meta['special']!r:.50} and the lead {self.lead_ms}")
-        self.front = _front(meta["front"]).eval()
+        self.front = front_of(meta["front"])
         if self.front.sample_rate != self.rate:
             raise ValueError(f"its rate is {self.rate} here and {self.front.sample_rate} of the front end")
 
@@ -98,17 +96,6 @@ def _check(grid: Grid, entry: Mapping[str, Any], folder: Path) -> None:
         raise ValueError(f"its graphs are not of the grid {list(grid)}")
     if not 0 <= float(entry["latency_ms"]) < math.inf:
         raise ValueError(f"no grid looks {entry['latency_ms']} ms ahead")
-
-
-def _front(meta: Mapping[str, Any]) -> LowFrameRateFbank:
-    """The front end that `front_meta` described."""
-    front = LowFrameRateFbank(KaldiFbank(**meta["fbank"]), LowFrameRate(**meta["joined"]))
-    for name in ("shift", "scale"):
-        values = torch.tensor(meta[name], dtype=torch.float32)
-        if values.shape != (front.out,):
-            raise ValueError(f"the front end's {name} has {tuple(values.shape)} numbers, not {front.out}")
-        front.joined.get_buffer(name).copy_(values)
-    return front
 
 
 def read(meta: Mapping[str, Any], folder: Path, threads: int, providers: Sequence[str]) -> Transcriber:

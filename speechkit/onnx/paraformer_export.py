@@ -13,10 +13,10 @@ from speechkit.asr.paraformer import Paraformer
 from speechkit.asr.seaco import SeacoParaformer
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
-from speechkit.low_frame_rate import LowFrameRateFbank
 from speechkit.onnx import WEIGHTS
 from speechkit.onnx.check import Parity
 from speechkit.onnx.folder import described, write_meta
+from speechkit.onnx.front import front_dim, front_meta
 from speechkit.onnx.parity import chained, check_counts, compared
 from speechkit.onnx.release import RecognizerExport
 from speechkit.streaming.export import EXAMPLE_ROWS, export_function, export_stream, share_weights
@@ -61,32 +61,33 @@ class ParaformerExport(RecognizerExport):
         ours: Any = self.transcriber.model
         theirs: Any = exported.model
         found = []
+        exact = theirs.meta["precision"] != "int8"
         for grid in theirs.contexts:
             if grid.whole:
-                found.append(_whole_parity(ours, theirs))
+                found.append(_whole_parity(ours, theirs, exact))
                 continue
             found.append(compared(grid[:2], "encoder", chained(ours.streaming(grid), theirs.streaming(grid))))
-            pairs = [ours.greedy("nar", grid).scores, theirs.greedy("nar", grid).scores]
-            found.append(compared(grid[:2], "scores", _chained_blocks(ours.streaming(grid), *pairs)))
+            one, other = (model.greedy("nar", grid).scores for model in (ours, theirs))
+            found.append(compared(grid[:2], "scores", _chained_blocks(ours.streaming(grid), one, other, exact)))
         return found
 
 
 @torch.inference_mode()
-def _whole_parity(ours: Any, theirs: Any) -> Parity:
+def _whole_parity(ours: Any, theirs: Any, exact: bool) -> Parity:
     wave = 0.1 * torch.randn(3, ours.rate)
     wave[1, ours.rate // 2 :] = 0
     lengths = torch.tensor([ours.rate, ours.rate // 2, 3])
     pairs = []
     for rows in ([0, 1, 2], [2]):  # alone, the last one has no features and no tokens
-        given = wave[rows], lengths[rows], WHOLE
+        given = wave[rows, : int(lengths[rows].max())], lengths[rows], WHOLE
         one, other = (model.greedy("nar", WHOLE).scores(*model.encode(*given)) for model in (ours, theirs))
-        check_counts(one[1], other[1])
-        pairs += [(a[:n], b[:n]) for a, b, n in zip(one[0], other[0], one[1].tolist(), strict=True)]
+        counts = _common(one[1], other[1], exact)
+        pairs += [(a[:n], b[:n]) for a, b, n in zip(one[0], other[0], counts, strict=True)]
     return compared(None, "whole", pairs)
 
 
 @torch.inference_mode()
-def _chained_blocks(stream: Any, ours: Any, theirs: Any, calls: int = 20) -> list[tuple[Tensor, Tensor]]:
+def _chained_blocks(stream: Any, ours: Any, theirs: Any, exact: bool, calls: int = 20) -> list[tuple[Tensor, Tensor]]:
     """Scores of the blocks that chained calls of one stream give, in both."""
     state, states, pairs = stream.init_state(2), [ours.init_state(2), theirs.init_state(2)], []
     for call in range(calls):
@@ -94,20 +95,26 @@ def _chained_blocks(stream: Any, ours: Any, theirs: Any, calls: int = 20) -> lis
         x = Chunk(0.1 * torch.randn(2, stream.chunk, 1), lengths, torch.tensor([False, call >= calls // 2]))
         blocks, state = stream.step(x, state)
         (a, states[0]), (b, states[1]) = ours.step(blocks, states[0]), theirs.step(blocks, states[1])
-        check_counts(a.lengths, b.lengths)
-        pairs += [(a.values[row, :count], b.values[row, :count]) for row, count in enumerate(a.lengths.tolist())]
+        counts = _common(a.lengths, b.lengths, exact)
+        pairs += [(a.values[row, :count], b.values[row, :count]) for row, count in enumerate(counts)]
     return pairs
+
+
+def _common(ours: Tensor, theirs: Tensor, exact: bool) -> list[int]:
+    """How many tokens of each row both have: all where they must be exact; eight bits may complete more or fewer."""
+    if exact:
+        check_counts(ours, theirs)
+    return list(map(int, ours.minimum(theirs)))
 
 
 def write(transcriber: Transcriber, folder: Path, contexts: Sequence[Any] | None, front: bool) -> dict[str, Any]:
     """Exports in single precision to a folder that is there: what `meta.json` then says.
 
     Raises:
-        InputError: the model is no Paraformer of `SanmEncoder`, or has a bias decoder.
+        InputError: the model has a bias decoder.
     """
     model = transcriber.model
-    if not isinstance(model, Paraformer) or not isinstance(model.front, LowFrameRateFbank):
-        raise InputError("Paraformers with Kaldi's features can be exported, others cannot")
+    assert isinstance(model, Paraformer)
     if isinstance(model, SeacoParaformer):
         raise InputError("a SeACo-Paraformer cannot be exported: its bias decoder and its finer times have no graph")
     files: list[Path] = []
@@ -120,7 +127,7 @@ def write(transcriber: Transcriber, folder: Path, contexts: Sequence[Any] | None
         entry: dict[str, Any] = {"context": list(grid)}
         if grid.whole:
             files.append(folder / "whole.onnx")
-            in_dim = model.front.out
+            in_dim = front_dim(model.front)
             export_function(
                 Whole(model), (torch.randn(EXAMPLE_ROWS, EXAMPLE_STEPS, in_dim), torch.tensor([EXAMPLE_STEPS, 5])),
                 files[-1], FEATURES, SCORES, {"features": ("batch", "time")},
@@ -130,7 +137,7 @@ def write(transcriber: Transcriber, folder: Path, contexts: Sequence[Any] | None
         name = "_".join(map(str, grid))
         files += [folder / f"encoder_{name}.onnx", folder / f"scores_{name}.onnx"]
         stream = model.streaming(grid) if front else model.encoder.at(grid)
-        interface = export_stream(stream, files[-2], 1 if front else model.front.out)
+        interface = export_stream(stream, files[-2], 1 if front else front_dim(model.front))
         packed = grid.room * model.encoder.dim + 3
         scores = export_stream(BlockScores(model.predictor, model.decoder, grid), files[-1], packed)
         meta["contexts"].append(
@@ -141,17 +148,3 @@ def write(transcriber: Transcriber, folder: Path, contexts: Sequence[Any] | None
     transcriber.tokenizer.save(folder)
     write_meta(folder, meta)
     return meta
-
-
-def front_meta(front: LowFrameRateFbank) -> dict[str, Any]:
-    """What the features are, for who computes them: arguments of `KaldiFbank` and `LowFrameRate`, and its buffers."""
-    fbank, joined = front.fbank, front.joined
-    ms = 1000 / fbank.sample_rate
-    return {
-        "fbank": {
-            "sample_rate": fbank.sample_rate, "n_mels": fbank.n_mels, "window_ms": ms * fbank.window_samples,
-            "stride_ms": ms * fbank.hop, "preemphasis": fbank.preemphasis,
-        },
-        "joined": {"dim": joined.dim, "span": joined.span, "stride": joined.stride},
-        "shift": joined.shift.tolist(), "scale": joined.scale.tolist(),
-    }  # fmt: skip

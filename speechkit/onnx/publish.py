@@ -74,11 +74,24 @@ def publish(export: Export, folder: Path, precisions: Sequence[str], say: Say = 
                 shutil.copytree(whole, inner[name], dirs_exist_ok=True)
             if name != "fp32":
                 _reduce(export, inner[name], name)
-                export.check(read(inner[name]), name, say)
+                _check(export, inner[name], name, precisions, say)
     for name, place in places.items():
         size = sum(file.stat().st_size for file in place.iterdir())
         say(f"{name}: {size / 1e6:.1f} MB in {place}")
     return places
+
+
+def _check(export: Export, folder: Path, precision: str, precisions: Sequence[str], say: Say) -> None:
+    """As `Export.check`; where others were asked for, its error says that they are not written either."""
+    try:
+        export.check(read(folder), precision, say)
+    except InputError as error:
+        others = [name for name in precisions if name != precision]
+        if not others:
+            raise
+        raise InputError(
+            f"{error}; all precisions are written or none: leave out {precision} to have {' and '.join(others)}"
+        ) from error
 
 
 def check_precisions(names: Sequence[str], there: Sequence[str]) -> None:

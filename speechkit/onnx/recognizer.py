@@ -11,8 +11,8 @@ from speechkit.asr.conformer import Context
 from speechkit.asr.decoding.search import Heads
 from speechkit.asr.predictor import PredictorState
 from speechkit.asr.transcriber import Transcriber
-from speechkit.features import LogMel
 from speechkit.onnx.exported import Exported, positive, with_tokenizer
+from speechkit.onnx.front import front_of
 from speechkit.streaming.onnx import Interface, OnnxGraph, whole
 
 MOST_STATE = 1 << 20  # numbers of a predictor's state
@@ -83,7 +83,7 @@ class OnnxRecognizer(Heads, Exported[Context]):
             positive("latency_ms", entry["latency_ms"] + 1)
         if not meta["heads"]:
             raise ValueError("it has no head")
-        self.front = None if self.takes == "samples" else LogMel(**meta["front"])
+        self.front = None if self.takes == "samples" else front_of(meta["front"])
         self.ctc = self.predictor = self.joiner = None
         for name, head in meta["heads"].items():
             if name == "ctc":

@@ -35,6 +35,9 @@ class RecognizerExport(Export):
         recordings: on which word errors are compared.
         contexts: look-aheads; all that the model streams with where none are given.
         front: the graphs take samples; without it log-mel features.
+
+    Raises:
+        InputError: the model was loaded with ``compat="reference"``.
     """
 
     precisions = PRECISIONS
@@ -49,6 +52,7 @@ class RecognizerExport(Export):
         contexts: Sequence[Context] | None = None,
         front: bool = True,
     ) -> None:
+        _check_exact(transcriber)
         self.transcriber, self.recordings, self.front = transcriber, recordings, front
         self.contexts = None if contexts is None else list(dict.fromkeys(contexts))
         self._known: dict[int, Words] = {}  # the model's own word errors on the recordings
@@ -98,6 +102,7 @@ def export_nemo(
     Arguments, result and errors as those of `export`.
     """
     check_precisions(precisions, PRECISIONS)
+    _check_exact(transcriber)
     model = transcriber.network
     chosen = [context for context in model.contexts if model.streams(context)] if contexts is None else contexts
     chosen = list(dict.fromkeys(chosen))
@@ -120,6 +125,12 @@ def export_nemo(
                     _check_parity(precision, [nemo_parity(transcriber, path, context)], say)
                 _check_parity("fp32", nemo_heads_parity(transcriber, place), say)
     return {name or precisions[0]: places[key] for key, name in names.items()}
+
+
+def _check_exact(transcriber: Transcriber) -> None:
+    """Refuses the arithmetic of a reference, which no graph has as a whole."""
+    if getattr(transcriber.model, "compat", None) is not None:
+        raise InputError("a recogniser loaded with compat='reference' cannot be exported: load it without")
 
 
 def _check_parity(precision: str, found: Sequence[Parity], say: Say, relative: float = 0.0) -> None:

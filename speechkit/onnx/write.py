@@ -16,6 +16,7 @@ from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.onnx import WEIGHTS
 from speechkit.onnx.folder import described, write_meta
+from speechkit.onnx.front import front_meta
 from speechkit.streaming.export import EXAMPLE_ROWS, export_function, export_stream, share_weights
 
 
@@ -81,7 +82,7 @@ def write(
     files: list[Path] = []
     meta: dict[str, Any] = described("recognizer") | {
         "rate": transcriber.rate, "step_ms": model.step_ms, "dim": model.encoder.dim, "blank": model.blank,
-        "takes": "samples" if front else "features", "front": _front(model), "contexts": [],
+        "takes": "samples" if front else "features", "front": front_meta(model.front), "contexts": [],
     }  # fmt: skip
     for context in chosen:
         path = folder / f"encoder_{context[0]}_{context[1]}.onnx"
@@ -97,17 +98,6 @@ def write(
     transcriber.tokenizer.save(folder)
     write_meta(folder, meta)
     return meta
-
-
-def _front(model: Recognizer) -> dict[str, Any]:
-    """What the features are, for who computes them: the arguments of `LogMel`."""
-    front = model.front
-    return {
-        "sample_rate": front.sample_rate, "n_mels": front.n_mels, "n_fft": front.n_fft,
-        "window_ms": 1000 * front.window_samples / front.sample_rate, "stride_ms": 1000 * front.hop / front.sample_rate,
-        "preemphasis": front.preemphasis, "mean": front.mean, "deviation": front.deviation,
-        "length_rule": "floor+1" if front.extra_frames else "floor",
-    }  # fmt: skip
 
 
 def _write_head(model: Recognizer, name: str, folder: Path, files: list[Path]) -> dict[str, Any]:
