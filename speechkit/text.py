@@ -192,6 +192,21 @@ def train_sentencepiece(
     lines = [text for text in texts if text.strip()]
     if not lines:
         raise InputError("a tokenizer needs texts to train on, but all of them are empty")
+    try:
+        trained = _pieces(lines, vocab_size, model_type)
+    except RuntimeError as error:
+        needed = len({c for text in lines for c in text if not c.isspace()}) + 2  # the word start and <unk>
+        raise InputError(
+            f"no {model_type} tokenizer of {vocab_size} pieces can be trained on {len(lines)} texts with {needed} "
+            f"characters: give a size over {needed} that the corpus can fill ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    tokenizer = SentencePieceTokenizer.from_bytes(trained)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def _pieces(lines: Sequence[str], vocab_size: int, model_type: str) -> bytes:
+    """A SentencePiece model; RuntimeError where it needs more pieces."""
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -200,14 +215,11 @@ def train_sentencepiece(
             max_sentence_length=1 << 20, num_threads=4, minloglevel=3,
         )  # fmt: skip
     except RuntimeError as error:
-        needed = len({c for text in lines for c in text if not c.isspace()}) + 2  # the word start and <unk>
-        raise InputError(
-            f"no {model_type} tokenizer of {vocab_size} pieces can be trained on {len(lines)} texts with {needed} "
-            f"characters: give a size over {needed} that the corpus can fill ({str(error).splitlines()[-1].strip()})"
-        ) from error
-    tokenizer = SentencePieceTokenizer.from_bytes(model.getvalue())
-    tokenizer.save(folder)
-    return tokenizer
+        most = re.search(r"too high .* a value <= (\d+)", str(error))  # only unigrams have a soft limit
+        if most is None:
+            raise
+        return _pieces(lines, int(most[1]), model_type)
+    return model.getvalue()
 
 
 def train_characters(texts: Iterable[str], folder: str | Path) -> CharTokenizer:

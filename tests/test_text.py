@@ -48,6 +48,14 @@ def test_normalize(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_a_small_corpus_has_fewer_pieces(tmp_path: Path, model_type: str) -> None:
+    texts = ["we go home", "the cat is black"] * 3
+    tokenizer = train_sentencepiece(texts, tmp_path, 500, model_type)
+    assert tokenizer.vocab_size < 100
+    assert tokenizer.decode(tokenizer.encode("the black cat")) == "the black cat"
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
 def test_pieces_round_trip_and_survive_saving(tmp_path: Path, model_type: str) -> None:
     tokenizer = train_sentencepiece(_texts(), tmp_path, 40, model_type)
     again = load_tokenizer(tmp_path)
