@@ -38,11 +38,22 @@ def runs(folders: Sequence[Path]) -> list[Path]:
         if not inside:
             raise InputError(f"there is no run in {folder}: neither it nor a folder in it holds a scores.json")
         found += inside
-    return found
+    return list({path.resolve(): path for path in found}.values())
 
 
-def points(run: Path, decoder: str) -> Iterator[Point]:
-    """What a run's streams scored; of a fixed look-ahead the mean is by its chunks or its window."""
+def points(run: Path, decoder: str) -> list[Point]:
+    """What a run's streams scored; of a fixed look-ahead the mean is by its chunks or its window.
+
+    Raises:
+        InputError: the run is damaged.
+    """
+    try:
+        return list(_points(run, decoder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise InputError(f"{run} holds no run that can be read: {error!r:.200}") from error
+
+
+def _points(run: Path, decoder: str) -> Iterator[Point]:
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     chunked = config["model"]["encoder"].get("style", "chunked_limited") == "chunked_limited"
     for score in json.loads((run / "scores.json").read_text(encoding="utf-8")):
@@ -93,19 +104,30 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="latency_curve", description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of speechkit.train, or folders of sweeps")
     parser.add_argument("-o", "--out", type=Path, default=Path("latency_curve.png"), help="the picture")
-    parser.add_argument("--decoder", choices=("rnnt", "ctc"), default="rnnt")
+    parser.add_argument("--decoder", choices=("rnnt", "ctc", "nar"), default="rnnt")
     options = parser.parse_args(words)
     try:
-        found = [point for run in runs(options.runs) for point in points(run, options.decoder)]
+        each = {run: points(run, options.decoder) for run in runs(options.runs)}
+        found = [point for of_run in each.values() for point in of_run]
         if not found:
             raise InputError(f"no stream was scored with the decoder {options.decoder}")
+        for run in (run for run, of_run in each.items() if not of_run):
+            print(f"left out: {run}, of which no stream was scored with the decoder {options.decoder}", file=sys.stderr)
+        print(table(found))
+        save(draw(found), options.out)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table(found))
-    draw(found).savefig(options.out, dpi=130)
     print(f"picture: {options.out}")
     return 0
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture; raises InputError where it cannot be."""
+    try:
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be written: {error}") from error
 
 
 if __name__ == "__main__":

@@ -52,3 +52,27 @@ def test_what_cannot_be_drawn_is_said(
     folder = run(tmp_path / "run", {}, [{"latency_ms": 0.0, "wer": 0.1}]) if words else tmp_path
     assert main([str(folder), *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scores", ["no json", "[1]", '[{"mode": "streaming"}]', "[{}]"])
+def test_a_damaged_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], scores: str) -> None:
+    folder = run(tmp_path / "run", {}, [])
+    (folder / "scores.json").write_text(scores)
+    assert main([str(folder)]) == 2
+    assert f"{folder} holds no run that can be read" in capsys.readouterr().err
+    (folder / "config.yaml").unlink()
+    assert main([str(folder)]) == 2
+
+
+def test_runs_count_once_and_those_that_are_left_out_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = run(tmp_path / "sweep" / "0", {}, [{"latency_ms": 80.0, "wer": 0.1}])
+    other = run(tmp_path / "nar", {}, [{"latency_ms": 80.0, "wer": 0.1, "decoder": "nar"}])
+    assert main([str(one.parent), str(one), str(other), "-o", str(tmp_path / "c.png")]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("fixed context, 80 ms") == 1
+    assert f"left out: {other}" in said.err
+    for name in ("no/c.png", "c.xyz"):
+        assert main([str(one), "-o", str(tmp_path / name)]) == 2
+        assert f"{name} cannot be written" in capsys.readouterr().err
