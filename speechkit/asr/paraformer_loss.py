@@ -1,4 +1,4 @@
-"""What Paraformer is trained with (Gao et al. 2022): glancing sampler, cross-entropy, length and word error losses."""
+"""What Paraformer is trained with (Gao et al. 2022): glancing sampler (GLM), cross-entropy, MAE of lengths, MWER."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -25,11 +25,11 @@ def with_end(targets: Tensor, lengths: Tensor, end: int) -> tuple[Tensor, Tensor
     return torch.where(at == lengths[:, None], end, longer), lengths + 1
 
 
-def shown(hits: Tensor, lengths: Tensor, ratio: float) -> Tensor:
+def glancing_mask(hits: Tensor, lengths: Tensor, ratio: float) -> Tensor:
     """Where the targets' own embeddings take the place of what was heard: (batch, tokens) bool.
 
-    Of each row ``floor(ratio * misses)`` positions, any of its own, hits among them (glancing sampler, Qian et al.
-    2021; Gao et al. 2022, section 3.3).
+    Of each row ``floor(ratio * misses)`` positions, any of its own, hits among them: the sampler of the glancing
+    language model (Qian et al. 2021) as Gao et al. 2022 have it, by FunASR's code.
 
     Args:
         hits: (batch, tokens) bool: the first pass found the target.
@@ -58,15 +58,18 @@ def smoothed_cross_entropy(scores: Tensor, targets: Tensor, lengths: Tensor, smo
 
 
 def length_error(total: Tensor, lengths: Tensor) -> Tensor:
-    """Mean absolute difference of the sums of weights (batch,) from the tokens (batch,), per token."""
+    """Mean absolute error (MAE) of the sums of weights (batch,) from the numbers of tokens (batch,), per token.
+
+    The quantity loss of Dong and Xu 2020.
+    """
     return (total - lengths).abs().sum().float() / lengths.sum().clamp(min=1)
 
 
 def sampled_paths(scores: Tensor, lengths: Tensor, count: int) -> Paths:
     """The most probable path of (batch, tokens, vocabulary) scores, and others.
 
-    In those every position, by a fair coin, has its second best token (negative sampling of Gao et al. 2022, section
-    3.4: the best score is masked at random).
+    In those every position, by a fair coin, has its second best token (negative sampling of Gao et al. 2022: the best
+    score is masked at random).
     """
     log_probs = scores.log_softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float))
     best = log_probs.topk(min(2, scores.shape[-1]), -1)
@@ -77,8 +80,10 @@ def sampled_paths(scores: Tensor, lengths: Tensor, count: int) -> Paths:
     return Paths(tokens, (each * valid_mask(lengths, scores.shape[1])).sum(-1))
 
 
-def word_error_loss(paths: Paths, errors: Tensor) -> Tensor:
-    """Expected errors of the paths beyond their mean, a mean over utterances (Prabhavalkar et al. 2018, equation 3).
+def mwer_loss(paths: Paths, errors: Tensor) -> Tensor:
+    """Minimum word error rate: expected errors of the paths beyond their mean, a mean over utterances.
+
+    Prabhavalkar et al. 2018, equation 3.
 
     Args:
         paths: how an utterance may be said.

@@ -15,13 +15,13 @@ from speechkit.asr.ctc import ctc_loss
 from speechkit.asr.decoding.greedy import left_aligned
 from speechkit.asr.paraformer import Heard, Paraformer
 from speechkit.asr.paraformer_loss import (
+    glancing_mask,
     length_error,
+    mwer_loss,
     path_errors,
     sampled_paths,
-    shown,
     smoothed_cross_entropy,
     with_end,
-    word_error_loss,
 )  # fmt: skip
 from speechkit.asr.task import TextTask
 from speechkit.data.collate import Batch
@@ -31,7 +31,7 @@ WEIGHT_ROWS = 64  # of a picture
 
 
 class ParaformerTask(TextTask):
-    """Loss ``(1 - c) * cross-entropy + c * CTC + l * length error + m * word errors`` (Gao et al. 2022, section 3.4).
+    """Loss ``(1 - c) * cross-entropy + c * CTC + l * MAE of lengths + m * MWER`` (Gao et al. 2022).
 
     Args:
         model: the recogniser; every batch draws one of its contexts.
@@ -42,9 +42,9 @@ class ParaformerTask(TextTask):
         smoothing: of the targets.
         length_weight: l.
         ctc_weight: c, where the model has a head for it.
-        word_error_weight: m; the paper does not say how it weighs this, which comes last in training.
-        word_error_start: steps before word errors count.
-        word_error_paths: ways to say an utterance that are compared, the most probable one among them.
+        mwer_weight: m; the paper does not say how it weighs this, which comes last in training.
+        mwer_start: steps before word errors count.
+        mwer_paths: ways to say an utterance that are compared, the most probable one among them.
         flat_start: steps over which training goes from equal alignments, in which every token has a share of the
             utterance by its length, to CTC's own.
         context_weights: how often each context is drawn; evenly where none are given.
@@ -62,15 +62,17 @@ class ParaformerTask(TextTask):
         smoothing: float = 0.1,
         length_weight: float = 1.0,
         ctc_weight: float = 0.3,
-        word_error_weight: float = 0.0,
-        word_error_start: int = 0,
-        word_error_paths: int = 4,
+        mwer_weight: float = 0.0,
+        mwer_start: int = 0,
+        mwer_paths: int = 4,
         flat_start: int = 0,
         context_weights: Sequence[float] | None = None,
         spec_augment: nn.Module | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(tokenizer, optimizer, scheduler, model.decoders, seed)
+        contexts = [*model.contexts] if isinstance(model, Paraformer) else []
+        names = ["nar", *(f"nar_{model.latency_ms(grid):g}" for grid in contexts[1:])]
+        super().__init__(tokenizer, optimizer, scheduler, names, seed)
         if not 0 <= sampling_ratio <= 1 or not 0 <= smoothing < 1 or not 0 <= ctc_weight <= 1:
             raise ValueError(
                 f"sampling_ratio, smoothing and ctc_weight are from 0 to 1, got {sampling_ratio}, {smoothing} and "
@@ -78,18 +80,19 @@ class ParaformerTask(TextTask):
             )
         if not isinstance(model, Paraformer):
             raise ValueError(f"a ParaformerTask trains a Paraformer, got {type(model).__name__}")
-        if word_error_paths < 2 or min(length_weight, word_error_weight) < 0:
+        if mwer_paths < 2 or min(length_weight, mwer_weight) < 0:
             raise ValueError("word errors are compared of 2 paths or more, and no weight is negative")
         if context_weights is not None and len(context_weights) != len(model.contexts):
             raise ValueError(f"context_weights needs one weight a context, got {len(context_weights)}")
         if context_weights is not None and not (min(context_weights) >= 0 and 0 < sum(context_weights) < math.inf):
             raise ValueError(f"context_weights must not be negative, nor all zero, got {list(context_weights)}")
-        if min(flat_start, word_error_start) < 0:
-            raise ValueError(f"training does not begin before step 0, got {flat_start} and {word_error_start}")
+        if min(flat_start, mwer_start) < 0:
+            raise ValueError(f"training does not begin before step 0, got {flat_start} and {mwer_start}")
+        self.hearings = dict(zip(names, contexts, strict=True))
         self.model, self.sampling_ratio, self.smoothing = model, sampling_ratio, smoothing
         self.length_weight, self.ctc_weight = length_weight, ctc_weight if model.ctc is not None else 0.0
-        self.word_error_weight, self.word_error_start = word_error_weight, word_error_start
-        self.word_error_paths, self.flat_start = word_error_paths, flat_start
+        self.mwer_weight, self.mwer_start = mwer_weight, mwer_start
+        self.mwer_paths, self.flat_start = mwer_paths, flat_start
         self.context_weights, self.spec_augment = context_weights, spec_augment
         if model.ctc is not None:
             model.ctc.requires_grad_(self.ctc_weight > 0)  # DDP would wait for gradients that never come
@@ -100,14 +103,14 @@ class ParaformerTask(TextTask):
         """Of the waves, Hz."""
         return self.model.rate
 
-    def hear(self, batch: Batch) -> Heard:
-        """Encoder steps at a drawn context, with SpecAugment in training; at the first one in validation."""
+    def hear(self, batch: Batch, context: Grid | None = None) -> Heard:
+        """Encoder steps at a context, or a drawn one, with SpecAugment in training."""
         features, lengths = self.model.front(batch.wave, batch.wave_lengths)
         if self.training and self.spec_augment is not None:
             features = self.spec_augment(features, lengths)
-        contexts: list[Grid] = self.model.contexts
-        grid = random.choices(contexts, self.context_weights)[0] if self.training else contexts[0]
-        return self.model.heard(features, lengths, grid)
+        if context is None:
+            context = random.choices(self.model.contexts, self.context_weights)[0]
+        return self.model.heard(features, lengths, context)
 
     def losses(self, heard: Heard, targets: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """The decoder's parts of the objective; targets (batch, tokens) without the end, (batch,)."""
@@ -119,17 +122,17 @@ class ParaformerTask(TextTask):
         if self.training and self.sampling_ratio > 0:
             with torch.no_grad():
                 hits = model.decoder(embeds, sight).argmax(-1) == wanted
-            given = shown(hits, counts, self.sampling_ratio)
+            given = glancing_mask(hits, counts, self.sampling_ratio)
             embeds = torch.where(given[..., None], model.decoder.embed(wanted).to(embeds), embeds)
         scores = model.decoder(embeds, sight)
         found = {
             "cross_entropy": smoothed_cross_entropy(scores, wanted, counts, self.smoothing),
             "length_error": length_error(fired.total, counts),
         }
-        if self.training and self.word_error_weight > 0 and self.global_step >= self.word_error_start:
-            paths = sampled_paths(scores, counts, self.word_error_paths)
+        if self.training and self.mwer_weight > 0 and self.global_step >= self.mwer_start:
+            paths = sampled_paths(scores, counts, self.mwer_paths)
             rows = [row[:count] for row, count in zip(targets.tolist(), lengths.tolist(), strict=True)]
-            found["word_errors"] = word_error_loss(paths, path_errors(paths, counts, rows, model.text))
+            found["mwer"] = mwer_loss(paths, path_errors(paths, counts, rows, model.text))
         return found
 
     def _ctc(self, heard: Heard, batch: Batch) -> Tensor:
@@ -153,8 +156,8 @@ class ParaformerTask(TextTask):
         if self.ctc_weight > 0:
             parts["ctc"] = self._ctc(heard, batch)
             loss = loss + self.ctc_weight * parts["ctc"]
-        if "word_errors" in parts:
-            loss = loss + self.word_error_weight * parts["word_errors"]
+        if "mwer" in parts:
+            loss = loss + self.mwer_weight * parts["mwer"]
         return {"loss": loss, **parts}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -162,11 +165,13 @@ class ParaformerTask(TextTask):
         return self.log_training(self._objective(self.hear(batch), batch), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loss, and errors of the texts, under the first context."""
-        heard = self.hear(batch)
-        parts = self._objective(heard, batch)
-        self.log("val/loss", parts["loss"], batch_size=len(batch.wave), sync_dist=True, add_dataloader_idx=False)
-        self.count_edits("nar", batch, self.decode(heard))
+        """Loss under the first context, and errors of the texts under each."""
+        for name, context in self.hearings.items():
+            heard = self.hear(batch, context)
+            self.count_edits(name, batch, self.decode(heard))
+            if name == "nar":
+                loss = self._objective(heard, batch)["loss"]
+                self.log("val/loss", loss, batch_size=len(batch.wave), sync_dist=True, add_dataloader_idx=False)
 
     def sample(self, wave: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Features, how much of a token each step is, and CTC posteriors (the blank is the lowest row)."""

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from speechkit.asr.paraformer_loss import (
     Paths,
+    glancing_mask,
     length_error,
+    mwer_loss,
     path_errors,
     sampled_paths,
-    shown,
     smoothed_cross_entropy,
     with_end,
-    word_error_loss,
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_the_end_follows_the_last_token() -> None:
 def test_as_many_targets_are_shown_as_misses_and_ratio_say(ratio: float) -> None:
     torch.manual_seed(0)
     hits, lengths = torch.rand(200, 20) < 0.4, torch.randint(1, 21, (200,))
-    given = shown(hits, lengths, ratio)
+    given = glancing_mask(hits, lengths, ratio)
     valid = torch.arange(20) < lengths[:, None]
     misses = lengths - (hits & valid).sum(1)
     assert given.sum(1).tolist() == [math.floor(ratio * n) for n in misses.tolist()]
@@ -76,7 +76,7 @@ def test_word_errors_favour_the_better_path() -> None:
     log_probs = torch.tensor([[-1.0], [-1.2], [-3.0]], requires_grad=True)
     paths = Paths(torch.zeros(3, 1, 1, dtype=torch.int64), log_probs)
     errors = torch.tensor([[2.0], [0.0], [4.0]])
-    loss = word_error_loss(paths, errors)
+    loss = mwer_loss(paths, errors)
     weights = log_probs.detach().softmax(0)
     assert float(loss.detach()) == pytest.approx(float((weights * (errors - 2.0)).sum()))
     (gradient,) = torch.autograd.grad(loss, log_probs)
@@ -97,7 +97,7 @@ def test_word_errors_lower_what_they_measure() -> None:
     before = wrong(scores)
     for _ in range(60):
         paths = sampled_paths(scores.requires_grad_(), lengths, 8)
-        loss = word_error_loss(paths, path_errors(paths, lengths, [target], list))
+        loss = mwer_loss(paths, path_errors(paths, lengths, [target], list))
         (gradient,) = torch.autograd.grad(loss, [scores])
         scores = (scores - 0.5 * gradient).detach()
     assert wrong(scores) == 0 < before

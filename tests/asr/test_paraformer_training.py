@@ -50,11 +50,12 @@ def run(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 def test_a_recipe_ends_with_scores_of_whole_utterances_and_streams(run: Run, tmp_path: Path) -> None:
-    words = ["recipe=librispeech_paraformer", f"out={tmp_path}", "job.size=60", "task.word_error_weight=0.5"]
+    words = ["recipe=librispeech_paraformer", f"out={tmp_path}", "job.size=60", "task.mwer_weight=0.5"]
     said = run(*words)
     rows = list(csv.DictReader(next(tmp_path.glob("csv/*/metrics.csv")).open()))
-    for name in ("cross_entropy", "length_error", "ctc", "word_errors"):
+    for name in ("cross_entropy", "length_error", "ctc", "mwer"):
         assert len([row for row in rows if row.get(f"train/{name}")]) == 3, name
+    assert all(row["val/wer_nar_840"] for row in rows if row["val/wer"])
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert {(s["mode"], s["latency_ms"]) for s in scores} == {("offline", None), ("offline", 840), ("streaming", 840)}
     same = {s["split"]: s["wer"] for s in scores if s["latency_ms"] == 840 and s["mode"] == "offline"}

@@ -13,7 +13,7 @@ from torch import Tensor
 import speechkit
 from speechkit.asr.blocks import WHOLE, Grid, unpacked
 from speechkit.asr.paraformer import Paraformer
-from speechkit.asr.paraformer_loss import length_error, shown, smoothed_cross_entropy, with_end
+from speechkit.asr.paraformer_loss import glancing_mask, length_error, smoothed_cross_entropy, with_end
 from speechkit.asr.sanm_decoder import Sight
 from speechkit.asr.transcriber import Transcriber
 from speechkit.importers.funasr import renamed
@@ -185,7 +185,7 @@ def test_training_has_the_reference_s_losses_and_gradients(golden: Golden, ratio
         hits = (first.argmax(-1) == wanted) & sight.tokens
         assert hits.sum(1).tolist() == golden[f"{ratio}_same_num"].tolist()
         given = golden[f"{ratio}_embed_mask"] & sight.tokens
-        assert torch.equal(shown(hits, counts, float(ratio[1:])).sum(1), given.sum(1))
+        assert torch.equal(glancing_mask(hits, counts, float(ratio[1:])).sum(1), given.sum(1))
         embeds = torch.where(given[..., None], model.decoder.embed(wanted), embeds)
         close(embeds * sight.tokens[..., None], golden[f"{ratio}_train_semantic_embeds"])
     conf = golden.config["model_conf"]
