@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from speechkit.asr.acoustic import Context, Greedy
-from speechkit.asr.decoding.boosting import PhraseBooster
+from speechkit.asr.decoding.boosting import PhraseBooster, Phrases
 from speechkit.asr.decoding.words import Timing
 from speechkit.asr.segment import Segment
-from speechkit.asr.transcriber import Phrases, Transcriber
+from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import InputError
 from speechkit.streaming.state import Chunk, Streaming, split, stack
 from speechkit.text import Tokenizer

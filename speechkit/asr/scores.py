@@ -49,7 +49,10 @@ def latency(score: Score) -> str:
 
 
 def plot(scores: Sequence[Score]) -> bytes:
-    """A PNG image with a panel for each split: streams as lines, offline decoding as marks, full context as a level."""
+    """A PNG image with a panel for each split: streams as lines, offline decoding as marks, full context as a level.
+
+    An adaptive look-ahead stands at its mean wait.
+    """
     splits = list(dict.fromkeys(s.split for s in scores))
     figure = Figure(figsize=(1 + 4.5 * len(splits), 4.2), layout="constrained")
     panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
@@ -59,7 +62,7 @@ def plot(scores: Sequence[Score]) -> bytes:
         for i, name in enumerate(names):
             for mode, style in (("streaming", "o-"), ("offline", "x--")):
                 line = sorted(
-                    (s.latency_ms, 100 * s.wer)
+                    (s.latency_ms if s.wait is None else s.wait.mean, 100 * s.wer)
                     for s in here
                     if (_name(s), s.mode) == (name, mode) and s.latency_ms is not None
                 )
@@ -69,7 +72,7 @@ def plot(scores: Sequence[Score]) -> bytes:
                 if _name(s) == name and s.latency_ms is None:
                     panel.axhline(100 * s.wer, color=f"C{i}", linestyle=":", label=f"{name}, full context")
         panel.set_title(f"{split} ({here[0].words} words)")
-        panel.set_xlabel("longest look-ahead, ms")
+        panel.set_xlabel("mean wait, ms" if any(s.wait for s in here) else "longest look-ahead, ms")
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
     panels[0].set_ylabel("word error rate, %")

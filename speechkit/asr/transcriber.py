@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from speechkit.asr.acoustic import AcousticModel, Context, Greedy
-from speechkit.asr.decoding.boosting import PhraseBooster
+from speechkit.asr.decoding.boosting import PhraseBooster, Phrases
 from speechkit.asr.decoding.hypothesis import Hypothesis
 from speechkit.asr.decoding.scoring import Scorer
 from speechkit.asr.decoding.search import GreedySearch, Search
@@ -28,8 +28,6 @@ __all__ = ["Transcriber", "Transcript", "TranscriptStream"]
 WHOLE_SECONDS = 30.0  # longer audio runs in blocks of the stream, which gives the same result in bounded memory
 BLOCK_SECONDS = 8.0
 WINDOW_SECONDS = 60.0  # a model that needs full context hears longer audio in windows, cut at pauses
-
-Phrases = Sequence[str | tuple[str, float]]
 
 
 class Transcriber:

@@ -1,7 +1,9 @@
 """Boosted phrases win near ties, pay only when they are whole, and are refused when they cannot be written."""
 
 import random
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,6 +139,29 @@ def test_a_weight_that_is_no_measure_is_refused(weight: float) -> None:
     for phrases, common in ((["fine"], weight), (["fine", ("cab", weight)], 1.0), ([("cab", weight)], 0.0)):
         with pytest.raises(InputError, match=r"should be from 0 to 1000 nats, got .*"):
             PhraseBooster(TOKENIZER, phrases, common)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("phrases", "sentence"),
+    [
+        ("peter", "given as a list, got the text 'peter'"),
+        ([5], "a text and the factor on its weight, got 5"),
+        ([None], "got None"),
+        ([("ab",)], "got ('ab',)"),
+        ([("ab", "2")], "got ('ab', '2')"),
+        ([("ab", True)], "got ('ab', True)"),
+        (["ab", " "], "a phrase has no text"),
+    ],
+)
+def test_what_is_no_phrase_is_refused(phrases: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        PhraseBooster(CharTokenizer(" abc"), phrases)
+
+
+def test_phrases_and_factors_may_be_a_mapping() -> None:
+    one, other = (PhraseBooster(CharTokenizer(" abc"), phrases) for phrases in ({"ab": 2.0}, [("ab", 2)]))
+    assert torch.equal(one.gain, other.gain)
+    assert one.phrases == other.phrases == [("ab", 2.0)]
 
 
 def test_a_cased_vocabulary_keeps_the_case() -> None:

@@ -1,7 +1,7 @@
 """Phrase boosting: a trie with failure arcs pays tokens on the way to a phrase and takes back what breaks off."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from speechkit.errors import InputError
 from speechkit.text import Tokenizer, normalize
 
+Phrases = Sequence[str | tuple[str, float]] | Mapping[str, float]
 LARGEST = 1000.0  # nats: what a booster sums up stays exact
 
 
@@ -84,7 +85,8 @@ class PhraseBooster(nn.Module):
 
     Args:
         tokenizer: the model's.
-        phrases: texts, or pairs of text and the factor on `weight`; normalised where the tokenizer needs it.
+        phrases: texts, or pairs of text and the factor on `weight`, or a mapping from one to the other; normalised
+            where the tokenizer needs it.
         weight: gain per token in nats, from 0 to 1000. Around 2 for pieces, less for characters.
 
     Attributes:
@@ -97,9 +99,9 @@ class PhraseBooster(nn.Module):
     following: Tensor
     gain: Tensor
 
-    def __init__(self, tokenizer: Tokenizer, phrases: Sequence[str | tuple[str, float]], weight: float = 2.0) -> None:
+    def __init__(self, tokenizer: Tokenizer, phrases: Phrases, weight: float = 2.0) -> None:
         super().__init__()
-        self.phrases = [(phrase, 1.0) if isinstance(phrase, str) else phrase for phrase in phrases]
+        self.phrases = _pairs(phrases)
         for value in (weight, *(number for _, factor in self.phrases for number in (factor, weight * factor))):
             if not 0 <= value <= LARGEST:
                 raise InputError(f"the weight of a boosted phrase should be from 0 to {LARGEST:g} nats, got {value:g}")
@@ -146,6 +148,23 @@ class PhraseBooster(nn.Module):
     def finish(self, state: int) -> float:
         """Takes back what an unfinished phrase gained."""
         return self._trie.kept(state) - self._trie.paid[state]
+
+
+def _pairs(phrases: Phrases) -> list[tuple[str, float]]:
+    """Texts and their factors; `InputError` for anything else."""
+    if isinstance(phrases, str):
+        raise InputError(f"phrases are given as a list, got the text {phrases[:50]!r}")
+    found = []
+    for item in phrases.items() if isinstance(phrases, Mapping) else phrases:
+        pair = (item, 1.0) if isinstance(item, str) else item
+        fits = isinstance(pair, Sequence) and list(map(type, pair)) in ([str, float], [str, int])
+        if not fits:
+            raise InputError(f"a phrase is a text, or a text and the factor on its weight, got {item!r:.80}")
+        text, factor = pair
+        if not text.strip():
+            raise InputError("a phrase has no text")
+        found.append((text, float(factor)))
+    return found
 
 
 def _tokens(tokenizer: Tokenizer, phrase: str) -> list[int]:
