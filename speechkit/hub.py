@@ -154,6 +154,8 @@ def _read_folder(folder: Path, length_rule: str | None) -> Release:
     if published:
         names = ", ".join(path.name for path in published[:5])
         raise InputError(f"{folder} holds {len(published)} models: name the file of one of them ({names})")
+    if (folder / "release" / CONFIG).is_file():
+        raise InputError(f"{folder} is a run, and its model lies in it: name {folder / 'release'}")
     here = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
     raise InputError(
         f"{folder} is no model: it needs {CONFIG} and {WEIGHTS}, or one {', '.join(PUBLISHED)} file; it holds {here}"

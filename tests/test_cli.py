@@ -18,7 +18,7 @@ import speechkit
 from speechkit import audio, cli, hub
 from speechkit.asr.decoding.words import Word
 from speechkit.asr.transcript import Transcript
-from speechkit.commands import doctor
+from speechkit.commands import doctor, transcribing
 from speechkit.commands.formats import Plain
 from tests.asr.tiny import babble, release
 from tests.paths import ROOT, hear_ctrl_c
@@ -389,6 +389,16 @@ def test_a_model_of_full_context_refuses_to_stream(run: Run, speech: str, tmp_pa
     result = run("transcribe", "--model", full, speech, "--stream")
     assert result.code == 2
     assert "full context: it cannot stream" in result.err
+
+
+def test_that_full_context_is_heard_in_windows_is_said(
+    run: Run, speech: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcribing, "WINDOW_SECONDS", 0.5)
+    both = str(release(tmp_path / "both", ((-1, -1), (4, 1))))
+    words = ["transcribe", "--model", both, speech, "--decoder", "ctc"]
+    assert "heard with full context, in windows, cut at pauses" in run(*words).err
+    assert "windows" not in run(*words, "--latency-ms", "80").err
 
 
 def test_without_a_model_of_its_own_it_says_what_to_do(

@@ -1,6 +1,7 @@
 """Release folders: what is saved comes back, and what cannot be used says why."""
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +384,13 @@ def test_folders_that_are_no_model_say_what_they_hold(tmp_path: Path) -> None:
 
 
 # Options
+
+
+def test_a_run_says_where_its_model_lies(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    shutil.copytree(folder, tmp_path / "run" / "release")
+    with pytest.raises(InputError, match=r"is a run, and its model lies in it: name .*release"):
+        speechkit.load(tmp_path / "run")
 
 
 def test_reference_arithmetic_is_a_choice(folder: Path) -> None:

@@ -165,8 +165,8 @@ class AncatEncoder(ConformerEncoder):
                 raise InputError(f"a fixed context must be limited, got {list(context[:2])}")
         elif tuple(context) != self.adaptive:
             raise InputError(
-                f"the schedulers were trained for the context {list(self.adaptive)}, got {list(context)}: "
-                "what is fixed is a FixedContext"
+                f"the schedulers were trained for the context {list(self.adaptive)}, got {list(context)}; one in which "
+                "they decide nothing is a FixedContext in Python"
             )
 
     def forward(

@@ -48,7 +48,7 @@ class Transcriber:
         if not isinstance(self.model, Recognizer):
             trained = self.trained  # an export says that it is one
             raise InputError(
-                f"this can be had of recognisers with CTC or a transducer, not of a {type(trained).__name__}"
+                f"this can be had of models with CTC or a transducer alone, not of a {type(trained).__name__}"
             )
         return self.model
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import isinf
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,17 @@ class Transcribing:
             sink.end(result)
         finally:
             sink.close()
-        if not self.transcriber.latencies_ms and result.seconds > WINDOW_SECONDS:
-            print(f"{recording.name}: this model needs full context: heard in windows, cut at pauses", file=sys.stderr)
+        if self._whole and result.seconds > WINDOW_SECONDS:
+            print(f"{recording.name}: heard with full context, in windows, cut at pauses", file=sys.stderr)
         return good.error
+
+    @property
+    def _whole(self) -> bool:
+        """Whether recordings are heard with full context."""
+        if self.stream:
+            return False
+        context = self.transcriber.context(self.options.get("latency_ms"))
+        return isinf(self.transcriber.model.latency_ms(context))
 
     def _live(self, blocks: Iterator[np.ndarray], sink: Format) -> tuple[int, Transcript]:
         """Gives words as they are known; how many it gave, and the transcript."""
