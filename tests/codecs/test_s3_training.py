@@ -247,7 +247,8 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
 def test_validation_says_errors_and_use_of_codes() -> None:
     made, _ = fitted("fsq", 3)
     metrics = trainer(1, enable_checkpointing=False).validate(made, loader(2), verbose=False)[0]
-    expected = {"loss", "wer", "wer_ctc", "wer_attention", "utilization", "perplexity"}
+    rates = {f"{kind}{head}" for kind in ("wer", "cer") for head in ("", "_ctc", "_attention")}
+    expected = {"loss", "utilization", "perplexity", *rates}
     assert {name.removeprefix("val/") for name in metrics} == expected
     codes = []
     for heard in (batch(0), batch(1)):
