@@ -170,7 +170,7 @@ def train(config: DictConfig, out: Path) -> None:
     released = {key: resolved[key] for key in RELEASED if resolved[key] is not None}
     job.release(release, released, task.model, [])  # an interrupted evaluation does not cost the model
     with stages("evaluation"):
-        scores = job.evaluate(task.model, data, [*data.valid, *data.test])
+        scores = job.evaluate(task.model, data, list(dict.fromkeys([*data.valid, *data.test])))
     job.release(release, released, task.model, scores)
     replace(out / "scores.json", json.dumps([score.as_dict() for score in scores], indent=1).encode())
     console.print(job.table(scores), stages.table())

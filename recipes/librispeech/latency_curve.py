@@ -83,7 +83,7 @@ def draw(found: Sequence[Point]) -> Figure:
     common = [split for split in splits if {p.series for p in found if p.split == split} == set(names)]
     splits = common or splits
     figure = Figure(figsize=(1 + 4.5 * len(splits), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, len(splits), squeeze=False)[0]
     for split, panel in zip(splits, panels, strict=True):
         here = [p for p in found if p.split == split]
         for i, series in enumerate(names):
@@ -108,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         each = {run: points(run, options.decoder) for run in runs(options.runs)}
-        found = [point for of_run in each.values() for point in of_run]
+        found = list(dict.fromkeys(point for of_run in each.values() for point in of_run))
         if not found:
             raise InputError(f"no stream was scored with the decoder {options.decoder}")
         for run in (run for run, of_run in each.items() if not of_run):
