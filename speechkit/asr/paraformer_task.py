@@ -70,16 +70,15 @@ class ParaformerTask(TextTask):
         spec_augment: nn.Module | None = None,
         seed: int = 0,
     ) -> None:
-        contexts = [*model.contexts] if isinstance(model, Paraformer) else []
-        names = ["nar", *(f"nar_{model.latency_ms(grid):g}" for grid in contexts[1:])]
+        if not isinstance(model, Paraformer):
+            raise ValueError(f"a ParaformerTask trains a Paraformer, got {type(model).__name__}")
+        names = ["nar", *(f"nar_{model.latency_ms(grid):g}" for grid in model.contexts[1:])]
         super().__init__(tokenizer, optimizer, scheduler, names, seed)
         if not 0 <= sampling_ratio <= 1 or not 0 <= smoothing < 1 or not 0 <= ctc_weight <= 1:
             raise ValueError(
                 f"sampling_ratio, smoothing and ctc_weight are from 0 to 1, got {sampling_ratio}, {smoothing} and "
                 f"{ctc_weight}"
             )
-        if not isinstance(model, Paraformer):
-            raise ValueError(f"a ParaformerTask trains a Paraformer, got {type(model).__name__}")
         if mwer_paths < 2 or min(length_weight, mwer_weight) < 0:
             raise ValueError("word errors are compared of 2 paths or more, and no weight is negative")
         if context_weights is not None and len(context_weights) != len(model.contexts):
@@ -88,7 +87,7 @@ class ParaformerTask(TextTask):
             raise ValueError(f"context_weights must not be negative, nor all zero, got {list(context_weights)}")
         if min(flat_start, mwer_start) < 0:
             raise ValueError(f"training does not begin before step 0, got {flat_start} and {mwer_start}")
-        self.hearings = dict(zip(names, contexts, strict=True))
+        self.hearings = dict(zip(names, model.contexts, strict=True))
         self.model, self.sampling_ratio, self.smoothing = model, sampling_ratio, smoothing
         self.length_weight, self.ctc_weight = length_weight, ctc_weight if model.ctc is not None else 0.0
         self.mwer_weight, self.mwer_start = mwer_weight, mwer_start
